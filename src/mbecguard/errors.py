@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How the agent ends: the exit statuses, and the one exception for what a person can put right.
+
+Anything else that escapes is a bug and shows a traceback.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NoReturn
+
+
+class Exit(IntEnum):
+    """Exit statuses of the command line; a contract with scripts and units."""
+
+    OK = 0  #: yes, locked, in order
+    ERROR = 1  #: operational error
+    USAGE = 2  #: wrong command line (argparse's own)
+    REFUSED = 3  #: a blocker or the policy says no
+    NOT_ENFORCED = 4  #: the host said yes, but denied code still ran
+    DRIFT = 5  #: audit found something that the sealed plan does not know
+
+
+class UserError(Exception):
+    """Something a person can put right: what happened, what to do, how to exit."""
+
+    def __init__(self, message: str, hint: str = "", status: Exit = Exit.ERROR) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.status = status
+
+
+def die(message: str, hint: str = "", status: Exit = Exit.ERROR) -> NoReturn:
+    """Raise `UserError`; the command line's one handler prints it to stderr and exits with `status`."""
+    raise UserError(message, hint, status)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The protocol every host speaks to the agent, whatever its ABI.
+
+A host here is the hypervisor as seen through whatever carries our requests to it: the kernel shim on a real
+guest, or the simulator. It does what it is told and reports what happened; it holds no policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum, IntFlag
+from typing import Protocol
+
+from mbecguard.pages import PageRange
+
+
+class Permission(IntFlag):
+    """Permissions of a page-list entry, as in the Heki RFC v2 (`include/linux/kvm_mem_attr.h`)."""
+
+    READ = 1
+    WRITE = 2
+    EXEC = 4  #: fetches from supervisor-mode linear addresses
+    IMMUTABLE = 8  #: may not be changed until the VM is reset
+
+
+class HostErrno(IntEnum):
+    """Why a host refused; hypercalls return the negative (`include/uapi/linux/kvm_para.h`)."""
+
+    PERM = 1  #: an immutable range would change, or the caller is not in ring 0
+    TOO_BIG = 7  #: too many list pages or ranges
+    FAULT = 14  #: a list page cannot be read
+    INVALID = 22  #: malformed list
+    NOT_SUPPORTED = 95  #: the host cannot enforce this (no MBEC, nested, ...)
+    NO_HYPERCALL = 1000  #: the host does not know the hypercall
+
+
+class HostMode(Enum):
+    """What the host does with a denied fetch."""
+
+    UNKNOWN = "unknown"  #: a Heki v2 host: it has no query
+    OFF = "off"
+    ENFORCE = "enforce"  #: inject a fault
+    AUDIT = "audit"  #: log, grant that page, go on
+
+
+class Outcome(Enum):
+    """What a probe saw."""
+
+    RAN = "ran"
+    DENIED = "denied"
+    NO_VERDICT = "no-verdict"  #: the probe could not be carried out, or did not come back
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """One entry of a request: these guest page frames get these permissions."""
+
+    pages: PageRange
+    permissions: Permission
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatus:
+    """The host's answer to the query."""
+
+    mode: HostMode
+    enforced: Permission  #: the permission bits that this host enforces; the others are accepted and ignored
+    generation: int  #: grows with every change of the map; a reset or a migration shows as a smaller one
+    restricted: bool  #: some page is denied now
+    sealed: bool  #: some page is immutable now
+
+
+class HostRefusedError(Exception):
+    """The host answered with an error; its map is unchanged (requests are all-or-nothing)."""
+
+    def __init__(self, errno: HostErrno, call: str) -> None:
+        super().__init__(f"{call}: host answered {errno.name} ({-errno.value})")
+        self.errno = errno
+        self.call = call
+
+
+class Host(Protocol):
+    """What the transaction needs from a host. Methods raise `HostRefusedError` where the host says no."""
+
+    @property
+    def name(self) -> str:
+        """A short name for people: "simulator", "shim"."""
+        ...
+
+    @property
+    def simulated(self) -> bool:
+        """True if nothing is really protected; every report has to say so."""
+        ...
+
+    @property
+    def max_pfn(self) -> int:
+        """Page frames of the guest-physical space, `1 << (MAXPHYADDR - 12)`."""
+        ...
+
+    @property
+    def canary_pfn(self) -> int | None:
+        """Page frame of the executable page that exists to be denied; None if this host brings none."""
+        ...
+
+    def query(self) -> HostStatus:
+        """Ask for mode, enforced bits and generation. Changes nothing."""
+        ...
+
+    def protect(self, request: Sequence[Protection]) -> None:
+        """Change permissions, all or nothing; within one request the later entry wins."""
+        ...
+
+    def pin(self) -> None:
+        """Have the host pin CR0.WP, CR0.PG and CR4.SMEP at 1 until reset."""
+        ...
+
+    def pinned(self) -> bool:
+        """Whether the host refuses to clear CR4.SMEP now."""
+        ...
+
+    def hold_modules(self, hold: bool) -> None:
+        """Refuse (True) or allow (False) text of new modules; reversible."""
+        ...
+
+    def run_canary(self) -> Outcome:
+        """Execute the canary page in supervisor mode."""
+        ...
+
+    def run_user(self, pfn: int) -> Outcome:
+        """Execute a page frame through a user-mode linear address."""
+        ...
+
+    def run_kept(self, pfn: int) -> Outcome:
+        """Execute (or fetch from) a kept page frame in supervisor mode."""
+        ...
