@@ -8,10 +8,10 @@ Source: Intel SDM volume 3C, section "Extended Page Table Mechanism" (permission
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntFlag
+from enum import STRICT, Enum, IntFlag
 
 
-class Ept(IntFlag):
+class Ept(IntFlag, boundary=STRICT):
     """Permission bits of an EPT leaf entry."""
 
     R = 1 << 0  #: data reads
@@ -23,7 +23,7 @@ class Ept(IntFlag):
 RWX = Ept.R | Ept.W | Ept.XS | Ept.XU
 
 
-class Access(IntFlag):
+class Access(IntFlag, boundary=STRICT):
     """The kind of access that caused a violation: exit qualification bits 0-2."""
 
     READ = 1 << 0

@@ -92,6 +92,8 @@ class PageMap(Generic[T]):
 
     def within(self, pages: PageRange) -> Iterator[tuple[PageRange, T | None]]:
         """Tile `pages` exactly: runs clipped to it, with None for the gaps between them."""
+        if not len(pages):
+            return
         position = pages.start
         first, last = self._overlapping(pages)
         for run, value in self._runs[first:last]:
@@ -108,6 +110,11 @@ class PageMap(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PageMap) and self._runs == other._runs
+
+    __hash__ = None  # type: ignore[assignment]
 
     def copy(self) -> PageMap[T]:
         """An independent map with the same runs."""
@@ -182,6 +189,8 @@ class PageSet:
 
     def touching(self, pages: PageRange) -> Iterator[PageRange]:
         """The ranges of this set, whole, that share a page with `pages`."""
+        if not len(pages):
+            return
         index = bisect_right(self._ends, pages.start)
         while index < len(self._ranges) and self._ranges[index].start < pages.end:
             yield self._ranges[index]

@@ -30,8 +30,15 @@ def encode(value: object) -> Any:
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     if isinstance(value, dict):
-        return {key: encode(item) for key, item in value.items()}
+        return {_string(key): encode(item) for key, item in value.items()}
     raise TypeError(f"cannot serialise {type(value).__name__}")
+
+
+def _string(key: object) -> str:
+    # json.dumps would quietly turn 1 into "1", and the way back would not be the same.
+    if type(key) is not str:
+        raise TypeError(f"cannot serialise a {type(key).__name__} as a key")
+    return key
 
 
 def decode(kind: type[T], data: object) -> T:
@@ -78,9 +85,10 @@ def _dataclass_decoder(kind: Any) -> Decoder:
 
     def convert(data: object, where: str) -> Any:
         table = _expect(dict, data, where)
-        if not required <= table.keys() <= names:
-            raise ValueError(f"{where}: wrong keys {sorted(names.symmetric_difference(table))}")
-        return kind(**{key: _decoder(hints[key])(item, f"{where}.{key}") for key, item in table.items()})
+        if wrong := (required - table.keys()) | (table.keys() - names):
+            raise ValueError(f"{where}: wrong keys {sorted(wrong)}")
+        values = {key: _decoder(hints[key])(item, f"{where}.{key}") for key, item in table.items()}
+        return _construct(kind, where, **values)
 
     return convert
 
@@ -99,24 +107,33 @@ def _tuple_decoder(arguments: tuple[Any, ...]) -> Decoder:
 
 def _dict_decoder(item: Decoder) -> Decoder:
     return lambda data, where: {
-        _expect(str, key, where): item(value, f"{where}.{key}")
-        for key, value in _expect(dict, data, where).items()
+        _expect(str, key, where): item(value, f"{where}.{key}") for key, value in _expect(dict, data, where).items()
     }
 
 
 def _optional_decoder(arguments: tuple[Any, ...]) -> Decoder:
-    (kind,) = (a for a in arguments if a is not type(None))
-    return lambda data, where: None if data is None else _decoder(kind)(data, where)
+    kinds = [argument for argument in arguments if argument is not type(None)]
+    if len(kinds) != 1:
+        raise TypeError(f"cannot deserialise a choice of {kinds}")
+    return lambda data, where: None if data is None else _decoder(kinds[0])(data, where)
 
 
 def _enum_decoder(kind: type[Enum]) -> Decoder:
     def convert(data: object, where: str) -> Any:
-        try:
-            return kind(data)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+        member = _construct(kind, where, data)
+        # Python takes True and 1.0 for 1, and -1 for all flags at once.
+        if type(member.value) is not type(data) or member.value != data:
+            raise ValueError(f"{where}: {data!r} is not a valid {kind.__name__}")
+        return member
 
     return convert
+
+
+def _construct(kind: Callable[..., Any], where: str, *values: Any, **fields: Any) -> Any:
+    try:
+        return kind(*values, **fields)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _scalar_decoder(kind: type) -> Decoder:
@@ -124,7 +141,8 @@ def _scalar_decoder(kind: type) -> Decoder:
 
 
 def _expect(kind: type[T], data: object, where: str) -> T:
-    # bool is an int to Python, but never in our files.
-    if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
+    # bool is an int to Python, but never in our files; an int is a float to both.
+    fits = isinstance(data, kind) or (kind is float and isinstance(data, int))
+    if not fits or (kind is not bool and isinstance(data, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, found {type(data).__name__}")
-    return data
+    return cast(T, data)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum, IntFlag
+from enum import STRICT, Enum, IntEnum, IntFlag
 from typing import Protocol
 
 from mbecguard.pages import PageRange
 
 
-class Permission(IntFlag):
+class Permission(IntFlag, boundary=STRICT):
     """Permissions of a page-list entry, as in the Heki RFC v2 (`include/linux/kvm_mem_attr.h`)."""
 
     READ = 1
