@@ -129,7 +129,7 @@ def _enum_decoder(kind: type[Enum]) -> Decoder:
     return convert
 
 
-def _construct(kind: Callable[..., Any], where: str, *values: Any, **fields: Any) -> Any:
+def _construct(kind: Callable[..., Any], where: str, /, *values: Any, **fields: Any) -> Any:
     try:
         return kind(*values, **fields)
     except ValueError as error:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The closed vocabulary of events, each with its journal MESSAGE_ID.
+
+People and SIEMs search for these ids: never change or reuse one.
+"""
+
+from __future__ import annotations
+
+import syslog
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """Journal MESSAGE_ID (128 bits, hex), syslog priority, and the one line that is logged."""
+
+    message_id: str
+    priority: int
+    text: str
+
+
+class Event(Enum):
+    """Everything that the agent ever announces."""
+
+    LOCK_STARTED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a01", syslog.LOG_INFO, "locking kernel code on {host}")
+    STEP = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a02", syslog.LOG_DEBUG, "step {step}")
+    REFUSED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a03", syslog.LOG_WARNING, "not locked, refused: {reason}")
+    APPLIED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a04", syslog.LOG_INFO, "host applied {ranges} ranges")
+    PROVEN = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a05", syslog.LOG_INFO, "proven: {evidence}")
+    NOT_ENFORCED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a06", syslog.LOG_ALERT, "NOT ENFORCED, the host said yes: {reason}"
+    )
+    SEALED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a07", syslog.LOG_NOTICE, "sealed: {pages} pages stay executable")
+    ROLLED_BACK = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a08", syslog.LOG_WARNING, "rolled back after {step}: {reason}"
+    )
+    ROLLBACK_FAILED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a09", syslog.LOG_ERR, "could not undo {what}: {reason}")
+    INTERRUPTED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0a", syslog.LOG_WARNING, "an earlier attempt stopped at step {step}"
+    )
+    RETRY = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0b", syslog.LOG_INFO, "guest still changing, attempt {attempt}")
+    DRIFT = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0c", syslog.LOG_ALERT, "drift: {reason}")
+    DEGRADED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0d", syslog.LOG_ALERT, "degraded: {reason}")
+
+
+#: Where events go; the faces decide.
+Tell = Callable[[Event, dict[str, str]], None]
+
+
+def message(event: Event, facts: dict[str, str]) -> str:
+    """The one line of an event."""
+    return event.value.text.format(**facts)
+
+
+def to_journal(event: Event, facts: dict[str, str]) -> None:
+    """Send an event to the systemd journal, if there is one; facts become fields in capitals."""
+    if not Path("/run/systemd/journal/socket").exists():
+        return
+    from systemd import journal
+
+    fields = {name.upper(): value for name, value in facts.items()}
+    kind = event.value
+    journal.send(
+        message(event, facts),
+        MESSAGE_ID=kind.message_id,
+        PRIORITY=kind.priority,
+        SYSLOG_IDENTIFIER="mbecguard",
+        **fields,
+    )

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernel memory through /proc/kcore: page tables, and the few variables that no other file tells.
+
+Source: fs/proc/kcore.c (layout, VMCOREINFO note), arch/x86/kernel/machine_kexec_64.c (what VMCOREINFO holds).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mbecguard.errors import die
+from mbecguard.guest.execmap import Mapping, PageTables
+from mbecguard.pages import PAGE_SHIFT, PAGE_SIZE, PageRange, PageSet
+
+START_KERNEL_MAP = 0xFFFFFFFF80000000  #: __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
+EFI_WINDOW = range(0xFFFFFFEF00000000, 0xFFFFFFFF00000000)  #: EFI_VA_END..EFI_VA_START, arch/x86/platform/efi/efi_64.c
+MM_STRUCT_HEAD = 512  #: bytes of mm_struct in which `pgd` lies (0x78 on 6.12)
+
+_INT3_PAGE = b"\xcc" * PAGE_SIZE
+# its_init_thunk() in arch/x86/kernel/alternative.c writes `jmp *%reg` and int3; the rest of the page is int3.
+_THUNKS = re.compile(rb"(?:\xcc|\x41?\xff[\xe0-\xe7]\xcc)+")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFacts:
+    """What only kernel memory tells. Ranges are page frames; addresses are bytes."""
+
+    page_offset: int | None = None  #: virtual address of physical 0 in the direct map
+    trampoline: PageRange | None = None  #: real-mode blob that runs with paging on: text_start..ro_end
+    hypercall_page: int | None = None  #: Hyper-V's, by virtual address
+    int3_pages: tuple[PageRange, ...] = ()  #: executable pages that hold nothing but int3
+    thunk_pages: tuple[PageRange, ...] = ()  #: executable pages that hold nothing but int3 and `jmp *%reg`
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    va: int
+    pa: int | None
+    offset: int
+    bytes: int
+
+
+class Kcore:
+    """Reads kernel memory by virtual or physical byte address. Use as a context manager."""
+
+    def __init__(self, path: Path = Path("/proc/kcore")) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            die(f"{path} does not exist", "the kernel needs CONFIG_PROC_KCORE, or load the mbecguard shim")
+        except PermissionError:
+            die(
+                f"{path} may not be read",
+                "run as root; under lockdown=confidentiality only the mbecguard shim can read the page tables",
+            )
+        self._segments, self.vmcoreinfo = _layout(path)
+
+    def __enter__(self) -> Kcore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    @property
+    def page_offset(self) -> int:
+        """Virtual address of physical address 0 in the direct map."""
+        bases = (s.va - s.pa for s in self._segments if s.pa is not None and s.va < START_KERNEL_MAP)
+        base = next(bases, None)
+        return base if base is not None else die("/proc/kcore has no direct map", "this kernel hides it")
+
+    def physical(self, pa: int, size: int = PAGE_SIZE) -> bytes | None:
+        """`size` bytes at a physical address; None if no RAM segment holds them."""
+        return self._read(pa, size, lambda s: s.pa if s.va < START_KERNEL_MAP else None)
+
+    def virtual(self, va: int, size: int) -> bytes | None:
+        """`size` bytes at a kernel virtual address; None if no segment holds them."""
+        return self._read(va, size, lambda s: s.va)
+
+    def word(self, va: int | None) -> int | None:
+        """The 64-bit word at a kernel virtual address, None if there is no such address."""
+        data = self.virtual(va, 8) if va is not None else None
+        return int.from_bytes(data, "little") if data else None
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """A VMCOREINFO entry: `NUMBER(x)` or `SYMBOL(x)`."""
+        match = re.search(rf"^(?:NUMBER|SYMBOL)\({name}\)=(-?[0-9a-fx]+)$", self.vmcoreinfo, re.MULTILINE)
+        if match:
+            return int(match[1], 16 if "SYMBOL" in match[0] else 0)
+        if default is None:
+            die(f"/proc/kcore does not tell {name}", "the kernel needs CONFIG_VMCORE_INFO (CONFIG_KEXEC_CORE)")
+        return default
+
+    def _read(self, address: int, size: int, base_of: Callable[[_Segment], int | None]) -> bytes | None:
+        for s in self._segments:
+            base = base_of(s)
+            if base is not None and base <= address and address + size <= base + s.bytes:
+                with suppress(OSError):
+                    data = os.pread(self._fd, size, s.offset + address - base)
+                    return data if len(data) == size else None
+        return None
+
+
+def _layout(path: Path) -> tuple[tuple[_Segment, ...], str]:
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    segments, vmcoreinfo = [], ""
+    try:
+        with path.open("rb") as file:
+            for segment in ELFFile(file).iter_segments():
+                if segment["p_type"] == "PT_LOAD":
+                    pa = None if segment["p_paddr"] == 2**64 - 1 else segment["p_paddr"]
+                    segments.append(_Segment(segment["p_vaddr"], pa, segment["p_offset"], segment["p_memsz"]))
+                elif segment["p_type"] == "PT_NOTE":
+                    vmcoreinfo += _vmcoreinfo(segment.data())
+    except (ELFError, OSError, UnicodeDecodeError) as error:
+        die(f"{path} is not a kernel core: {error}")
+    return tuple(segments), vmcoreinfo
+
+
+def _vmcoreinfo(notes: bytes) -> str:
+    position = 0
+    while position + 12 <= len(notes):
+        name_size, size, _ = struct.unpack_from("<3I", notes, position)
+        name_at = position + 12
+        data_at = name_at + (name_size + 3 & ~3)
+        if notes[name_at : name_at + name_size].rstrip(b"\0") == b"VMCOREINFO":
+            return notes[data_at : data_at + size].decode(errors="replace")
+        position = data_at + (size + 3 & ~3)
+    return ""
+
+
+def executable_mappings(kcore: Kcore, efi_mm: int | None) -> tuple[Mapping, ...]:
+    """Executable extents of init_mm, and of efi_mm (given the address of that symbol) what only it maps."""
+    levels = 5 if kcore.number("pgtable_l5_enabled", 0) else 4
+    root = kcore.number("swapper_pg_dir") - START_KERNEL_MAP + kcore.number("phys_base")
+    found = _walk(kcore, root, levels, kernel_half_only=True)
+    efi_root = _pgd_of(kcore, efi_mm, root, levels) if efi_mm else None
+    if efi_root:
+        everything = _walk(kcore, efi_root, levels, kernel_half_only=False)
+        own = (m for m in everything if m.va < 1 << 63 or m.va in EFI_WINDOW)
+        found = tuple(sorted((*found, *own), key=lambda m: m.va))
+    return found
+
+
+def _walk(kcore: Kcore, root: int, levels: int, *, kernel_half_only: bool) -> tuple[Mapping, ...]:
+    tables = PageTables(kcore.physical, encryption_mask=kcore.number("sme_mask", 0))
+    return tables.executable(root, levels, kernel_half_only=kernel_half_only)
+
+
+def _pgd_of(kcore: Kcore, mm: int, init_root: int, levels: int) -> int | None:
+    """Physical address of an mm_struct's top table, told by content: it shares init's entry for the direct map.
+
+    The offset of `pgd` differs between kernels, and BTF costs more to parse than all the rest.
+    """
+    page_offset, head = kcore.page_offset, kcore.virtual(mm, MM_STRUCT_HEAD)
+    slot = 8 * (page_offset >> (PAGE_SHIFT + 9 * (levels - 1)) & 511)
+    shared = kcore.physical(init_root + slot, 8)
+    if head is None or not shared or shared == bytes(8):
+        return None
+    words: tuple[int, ...] = struct.unpack(f"<{MM_STRUCT_HEAD // 8}Q", head)
+    tables = (pa for pa in (word - page_offset for word in words) if pa > 0 and not pa % PAGE_SIZE and pa != init_root)
+    return next((pa for pa in tables if kcore.physical(pa + slot, 8) == shared), None)
+
+
+def memory_facts(
+    kcore: Kcore, mappings: Iterable[Mapping], real_mode_header: int | None, hypercall_pointer: int | None
+) -> MemoryFacts:
+    """Read what memory alone tells, given the addresses of the symbols `real_mode_header` and `hv_hypercall_pg`."""
+    int3, thunks = [], []
+    for frame in (frame for m in mappings for frame in range(m.frames.start, m.frames.end)):
+        page = kcore.physical(frame << PAGE_SHIFT) or b""
+        if page == _INT3_PAGE:
+            int3.append(PageRange(frame, frame + 1))
+        elif _THUNKS.fullmatch(page):
+            thunks.append(PageRange(frame, frame + 1))
+    return MemoryFacts(
+        page_offset=kcore.page_offset,
+        trampoline=_trampoline(kcore, real_mode_header),
+        hypercall_page=kcore.word(hypercall_pointer) or None,
+        int3_pages=tuple(PageSet(int3)),
+        thunk_pages=tuple(PageSet(thunks)),
+    )
+
+
+def _trampoline(kcore: Kcore, real_mode_header: int | None) -> PageRange | None:
+    # struct real_mode_header starts with u32 text_start, ro_end (arch/x86/include/asm/realmode.h).
+    header = kcore.word(real_mode_header)
+    data = kcore.virtual(header, 8) if header else None
+    start, end = struct.unpack("<2I", data) if data else (0, 0)
+    return PageRange.covering(start, end - start) if 0 < start < end else None

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one gate to the ELF parser: headers are checked here, pyelftools reads what passed.
+
+pyelftools trusts its input: it follows `sh_link` from section to section, scans string tables for a NUL that
+may never come, and lets a dozen exception types escape. So the header and the section table are checked with
+`struct` first, only loadable sections without links are handed out, and whatever still goes wrong is a
+`UserError`. Layout: System V ABI, chapter 4, with the AMD64 supplement.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from io import BytesIO
+from typing import Any, NamedTuple, TypeVar
+
+from mbecguard.errors import UserError, die
+
+T = TypeVar("T")
+
+MAGIC = b"\x7fELF"
+SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 0x2, 0x4, 0x800
+
+_IDENT = MAGIC + b"\x02\x01\x01"  # 64 bit, little endian, version 1
+_EM_X86_64 = 62
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
+_SHT_NULL, _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE, _SHT_NOBITS = 0, 1, 3, 7, 8
+_LONGEST_NAME = 512  # bytes; the kernel's KSYM_NAME_LEN
+
+_HINT = "Take the file from the package of the running kernel; the copy here may be damaged or cut short."
+
+
+class ElfType(IntEnum):
+    """e_type."""
+
+    REL = 1  #: a kernel module
+    EXEC = 2  #: vmlinux
+    DYN = 3  #: vmlinux linked as PIE
+
+
+@dataclass(frozen=True, slots=True)
+class Elf:
+    """A checked x86-64 ELF: its loadable (SHF_ALLOC) program and note sections in header order.
+
+    The sections are pyelftools objects: `.name`, `["sh_addr"]`, `.data()` (never of a SHT_NOBITS section:
+    that allocates what the header claims).
+    """
+
+    type: ElfType
+    sections: tuple[Any, ...]
+
+
+class _SectionHeader(NamedTuple):
+    name: int
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    align: int
+    entry_size: int
+
+
+def read_elf(data: bytes, name: str, types: frozenset[ElfType], extract: Callable[[Elf], T]) -> T:
+    """What `extract` makes of the ELF file `data`; any fault of the file is a UserError that names it."""
+    try:
+        return extract(_open(data, types))
+    except UserError as error:
+        die(f"{name}: {error.message}", error.hint or _HINT)
+    except Exception as error:  # pyelftools: ELFError, construct's own, AssertionError, UnicodeDecodeError, ...
+        die(f"{name}: not a usable ELF file ({type(error).__name__}: {error})", _HINT)
+
+
+def _open(data: bytes, types: frozenset[ElfType]) -> Elf:
+    if len(data) < _HEADER.size or not data.startswith(_IDENT):
+        die("not a 64-bit little-endian ELF file")
+    header = _HEADER.unpack_from(data)
+    if header[2] != _EM_X86_64 or header[1] not in types:
+        wanted = " or ".join(sorted(f"ET_{t.name}" for t in types))
+        die(f"not an x86-64 ELF file of type {wanted} (type {header[1]}, machine {header[2]})")
+    headers = _section_headers(data, header)
+    from elftools.elf.elffile import ELFFile
+
+    parser = ELFFile(BytesIO(data))
+    return Elf(ElfType(header[1]), tuple(parser.get_section(index) for index in _loadable(headers)))
+
+
+def _section_headers(data: bytes, header: tuple[Any, ...]) -> list[_SectionHeader]:
+    offset, entry_size, count, names_index = header[6], *header[11:14]
+    if entry_size != _SECTION_HEADER.size or not 0 < names_index < count:
+        die("its ELF header has no usable section table")
+    if offset + count * entry_size > len(data):
+        die("cut short: the section table lies behind the end of the file")
+    table = memoryview(data)[offset : offset + count * entry_size]
+    headers = [_SectionHeader(*fields) for fields in _SECTION_HEADER.iter_unpack(table)]
+    for item in headers:
+        if item.type not in (_SHT_NULL, _SHT_NOBITS) and item.offset + item.size > len(data):
+            die("cut short: a section lies behind the end of the file")
+    _check_names(data, headers, headers[names_index])
+    return headers
+
+
+def _check_names(data: bytes, headers: list[_SectionHeader], names: _SectionHeader) -> None:
+    if names.type != _SHT_STRTAB:
+        die("its section names are not in a string table")
+    for item in headers:
+        start = names.offset + item.name
+        end = min(start + _LONGEST_NAME, names.offset + names.size)
+        if data.find(b"\0", start, end) < 0:
+            die("a section name does not end")
+
+
+def _loadable(headers: list[_SectionHeader]) -> Iterator[int]:
+    for index, item in enumerate(headers):
+        if not item.flags & SHF_ALLOC:
+            continue
+        if item.type in (_SHT_PROGBITS, _SHT_NOBITS, _SHT_NOTE) and not item.flags & SHF_COMPRESSED:
+            yield index
+        elif item.flags & SHF_EXECINSTR:
+            die(f"code in a section of type {item.type:#x}, flags {item.flags:#x}")

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the faces share: one guest, one host, one state folder, put together from options and settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mbecguard.audit.status import Status, status
+from mbecguard.audit.store import Store
+from mbecguard.errors import Exit, UserError, die
+from mbecguard.events import Tell
+from mbecguard.freeze import LiveSysctls, SimulatedSysctls, chosen
+from mbecguard.guest.live import live_guest
+from mbecguard.guest.procfs import Kallsyms, parse_max_pfn
+from mbecguard.guest.recorded import recorded_guest
+from mbecguard.guest.source import Guest
+from mbecguard.guest.survey import survey
+from mbecguard.host.base import Host, HostMode
+from mbecguard.lock import Transaction
+from mbecguard.plan.findings import Finding, finding
+from mbecguard.plan.planner import Plan, build_plan
+from mbecguard.plan.policy import from_settings
+from mbecguard.settings import Settings
+
+SHIM_DEVICE = Path("/dev/mbecguard")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the agent keeps its state and its cache."""
+
+    state: Path
+    cache: Path
+
+    @classmethod
+    def default(cls) -> Places:
+        """System folders for root, the XDG folders for others."""
+        if os.geteuid() == 0:
+            return cls(Path("/var/lib/mbecguard"), Path("/var/cache/mbecguard"))
+        home = Path.home()
+        state = Path(os.environ.get("XDG_STATE_HOME", home / ".local/state"))
+        cache = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
+        return cls(state / "mbecguard", cache / "mbecguard")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of the agent. `folder` is a recorded guest, None for the running one."""
+
+    settings: Settings
+    places: Places
+    folder: Path | None = None
+    kernel_image: Path | None = None
+    modules_dir: Path | None = None
+
+    @cached_property
+    def guest(self) -> Guest:
+        """The guest, with the images that the user gave."""
+        guest = recorded_guest(self.folder) if self.folder else live_guest()
+        return guest.with_images(self.kernel_image, self.modules_dir)
+
+    @cached_property
+    def store(self) -> Store:
+        """The state folder."""
+        return Store(self.places.state)
+
+    def look(self) -> Plan:
+        """Survey the guest now, and plan by the policy in the settings."""
+        return self.look_with_symbols()[0]
+
+    def look_with_symbols(self) -> tuple[Plan, Callable[[int], str]]:
+        """The same, and what names the symbol at an address."""
+        facts, symbols = survey(self.guest, self.places.cache)
+        return build_plan(facts, from_settings(self.settings), symbols.nearest), symbols.nearest
+
+    def symbol(self, name: str) -> int:
+        """Address of a kernel symbol; dies if there is none of that name."""
+        symbols = Kallsyms(self.guest.tree.data("proc/kallsyms") or b"")
+        address = symbols.address(name)
+        return address if address is not None else die(f"no kernel symbol {name!r}", "see /proc/kallsyms")
+
+    @cached_property
+    def host(self) -> Host:
+        """The host by the setting `lock.host`; the simulator is only chosen for recorded guests, or when asked for."""
+        choice = self.settings.text("lock.host")
+        if choice == "simulator" or (choice == "auto" and self.folder):
+            return self._simulator()
+        if self.folder:
+            die("a recorded guest can only be locked on the simulator", "use --host simulator", Exit.REFUSED)
+        die(
+            f"no host interface: {SHIM_DEVICE} is missing",
+            "load the mbecguard shim; --host simulator tries everything without protecting anything",
+            Exit.REFUSED,
+        )
+
+    def _simulator(self) -> Host:
+        from mbecguard.host.hypervisor import Options
+        from mbecguard.host.simulator import SimulatedHost
+        from mbecguard.host.wire import Limits
+
+        max_pfn = parse_max_pfn(self.guest.tree.text("proc/cpuinfo") or "")
+        options = Options(
+            mode=HostMode(self.settings.text("simulator.mode")),
+            mbec=self.settings.enabled("simulator.mbec"),
+            limits=Limits(max_pfn=max_pfn),
+        )
+        # The canary: the topmost page frame, which no guest has memory at.
+        self.places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return SimulatedHost(options, max_pfn - 1, self.places.state / "simulator.json", self.guest.boot_id)
+
+    def blockers(self) -> list[Finding]:
+        """What would stop a lock here: everything about the guest and the host that can be told at once."""
+        findings: list[Finding] = []
+        try:
+            findings += self.look().findings
+        except UserError as error:
+            findings.append(finding("guest-unreadable", problem=error.message, advice=error.hint))
+        try:
+            mode = self.host.query().mode
+            if mode is HostMode.OFF:
+                findings.append(finding("host-unusable", problem="its protection is off", advice="ask its owner"))
+        except UserError as error:
+            findings.append(finding("host-unusable", problem=error.message, advice=error.hint))
+        return findings
+
+    def transaction(self, tell: Tell) -> Transaction:
+        """A lock that is ready to run."""
+        return Transaction(
+            host=self.host,
+            look=self.look,
+            store=self.store,
+            boot_id=self.guest.boot_id,
+            switches=chosen(self.settings),
+            sysctls=SimulatedSysctls() if self.host.simulated else LiveSysctls(),
+            mode=self.settings.text("lock.mode"),
+            tell=tell,
+        )
+
+    def status(self) -> Status:
+        """The state of this guest."""
+        return status(self.host, self.store, self.guest.boot_id)
