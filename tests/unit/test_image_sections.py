@@ -86,6 +86,11 @@ def test_code_is_loadable_and_executable(flags: int, is_code: bool) -> None:
     assert bool(sections_of(elf64([Sec("s", b"\xcc", flags)]))) is is_code
 
 
+def test_writable_sections_are_data_even_if_flagged_executable() -> None:
+    twins = [Sec(".text", bytes(64), A | X, TEXT_VA), Sec(".data", bytes(64), A | W | X, TEXT_VA + 0x1000)]
+    assert [s.kind for s in sections_of(elf64(twins))] == [R, SectionKind.DATA]
+
+
 def test_skeleton_has_the_same_sections() -> None:
     whole = [Sec(".text", bytes(4097), A | X, TEXT_VA, 4096), Sec(".init.text", bytes(5), A | X, TEXT_VA + 0x2000)]
     hollow = [Sec(s.name, len(bytes(s.content)), s.flags, s.va, s.align) for s in whole]

@@ -21,7 +21,7 @@ from mbecguard.errors import UserError, die
 T = TypeVar("T")
 
 MAGIC = b"\x7fELF"
-SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 0x2, 0x4, 0x800
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 0x1, 0x2, 0x4, 0x800
 
 _IDENT = MAGIC + b"\x02\x01\x01"  # 64 bit, little endian, version 1
 _EM_X86_64 = 62

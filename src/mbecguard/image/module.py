@@ -79,7 +79,8 @@ def _placed(sections: tuple[Section, ...]) -> Iterator[tuple[Section, int]]:
     for section in sections:
         if section.kind is SectionKind.RESIDENT:
             offset = -(-offset // section.align) * section.align
-            yield section, offset
+            if section.bytes:  # empty ones count for alignment only; sysfs.c sect_empty() leaves them out
+                yield section, offset
             offset += section.bytes
 
 

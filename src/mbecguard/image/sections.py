@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from mbecguard.errors import die
-from mbecguard.image.elf import SHF_EXECINSTR, Elf, ElfType
+from mbecguard.image.elf import SHF_EXECINSTR, SHF_WRITE, Elf, ElfType
 
 CODE_LIMIT = 256 << 20  #: bytes of code in one file; the kernel's own text mapping is 1 GiB at most
 
@@ -26,6 +26,7 @@ class SectionKind(Enum):
     INIT = "init"  #: until its initialisation is over
     EXIT = "exit"  #: never run in a built-in kernel; freed with the init code
     ALTERNATIVES = "alternatives"  #: templates that are copied over the text at boot; freed with the init code
+    DATA = "data"  #: writable: one odd input section gave the flag to all of it (.data of Linux 7.2 is WAX)
 
 
 # arch/x86/kernel/vmlinux.lds.S places these between __init_begin and __init_end: free_initmem() frees them.
@@ -70,7 +71,9 @@ def _section(item: Any, kinds: tuple[tuple[str, SectionKind], ...]) -> Section:
     name, align = item.name, item["sh_addralign"] or 1
     if align & (align - 1) or align > CODE_LIMIT:
         die(f"section {name} is aligned to {align:#x}")
-    kind = next((kind for prefix, kind in kinds if name.startswith(prefix)), SectionKind.RESIDENT)
+    # A writable one cannot be code: mark_rodata_ro() makes it NX, and module_enforce_rwx_sections() refuses modules.
+    fallback = SectionKind.DATA if item["sh_flags"] & SHF_WRITE else SectionKind.RESIDENT
+    kind = next((kind for prefix, kind in kinds if name.startswith(prefix)), fallback)
     return Section(name, item["sh_addr"], item["sh_size"], align, kind)
 
 
