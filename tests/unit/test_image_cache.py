@@ -149,6 +149,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "signed nonsense": rewritten(damage_entries),
     "entries are a list": rewritten(lambda document: document.update(entries=[1, 2])),
     "schema": rewritten(lambda document: document.update(schema=SCHEMA + "0")),
+    "another agent's": rewritten(lambda document: document.update(agent="0.0")),
     "group-writable": lambda path: path.chmod(0o620),
     "world-writable": lambda path: path.chmod(0o602),
     "a folder": replaced(Path.mkdir),

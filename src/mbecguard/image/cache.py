@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Remembers what image files say, so that a warm run parses none of them.
 
-One JSON file per kernel build-id: `{"schema", "digest", "entries"}`, where `entries` maps the SHA-256 of a
-file's content to its facts. A cache is never trusted further than its owner and digest, never an error and
-never needed.
+One JSON file per kernel build-id: `{"schema", "agent", "digest", "entries"}`, where `entries` maps the SHA-256 of
+a file's content to its facts. A cache is never trusted further than its owner, its digest and the version of the
+agent that parsed, never an error and never needed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mbecguard import serial
+from mbecguard import __version__, serial
 from mbecguard.image.kernel import KernelImage, read_kernel
 from mbecguard.image.module import ModuleImage, module_name, read_module
 
 T = TypeVar("T", KernelImage, ModuleImage)
 
 SCHEMA = "mbecguard.sections/1"
+_HEADER = {"schema": SCHEMA, "agent": __version__}
 SIZE_LIMIT = 8 << 20  #: bytes of one cache file; 1121 modules of Debian's cloud kernel take 0.45 MiB
 
 
@@ -76,14 +77,15 @@ def _sha256(data: bytes) -> str:
 
 
 def _packed(entries: dict[str, Any]) -> bytes:
-    return serial.canonical({"schema": SCHEMA, "digest": serial.digest(entries), "entries": entries})
+    return serial.canonical({**_HEADER, "digest": serial.digest(entries), "entries": entries})
 
 
 def _load(path: Path) -> dict[str, Any]:
     """The entries of a cache file; none if it is absent, damaged, or could be someone else's work."""
     try:
         document = json.loads(_read_own(path))
-        if document["schema"] == SCHEMA and document["digest"] == serial.digest(document["entries"]):
+        known = all(document[key] == value for key, value in _HEADER.items())
+        if known and document["digest"] == serial.digest(document["entries"]):
             return dict(document["entries"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         pass
