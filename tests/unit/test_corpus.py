@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests import corpus
+from tests.corpus.archive import name_of, newest_kernel
 from tests.corpus.guests import GUESTS
 from tests.corpus.oracle import PAGE, differences
+from tests.corpus.store import thinned
 
 
 @pytest.fixture(scope="module", params=corpus.names())
@@ -22,6 +24,39 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def content(folder: Path, path: str) -> bytes:
     packed = folder / f"{path}.xz"
     return lzma.decompress(packed.read_bytes()) if packed.exists() else (folder / path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("names", "release"),
+    [
+        (["linux-image-6.1.0-9-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64"], "6.1.0-50-cloud-amd64"),
+        (["linux-image-6.12.107+deb13-cloud-amd64", "linux-image-6.12.9+deb13-cloud-amd64-unsigned"],
+         "6.12.107+deb13-cloud-amd64"),
+        (["linux-binary-7.2.12+deb14-cloud-amd64", "linux-image-6.19.14+deb14-cloud-amd64"],
+         "7.2.12+deb14-cloud-amd64"),
+        (["linux-binary-7.10.1+deb14-cloud-amd64", "linux-binary-7.9.30+deb14-cloud-amd64"],
+         "7.10.1+deb14-cloud-amd64"),
+        (["linux-image-cloud-amd64", "linux-image-7.2.1+deb14-amd64", "linux-image-7.2.1-cloud-amd64-dbg",
+          "linux-image-7.2.1-rt-amd64", "linux-modules-7.2.1-cloud-amd64"], None),
+    ],
+)  # fmt: skip
+def test_the_newest_cloud_kernel_is_found_by_name(names: list[str], release: str | None) -> None:
+    newest = newest_kernel(names)
+    assert (newest[1] if newest else None) == release
+
+
+def test_thinning_keeps_owners_and_special_symbols() -> None:
+    plain = [f"ffffffff8100{n:04x} t f{n}" for n in range(64)]
+    kept = ["ffffffff81000000 T _text", "ffffffff83000000 D efi_mm", "ffffffffc0000000 d x\t[xfs]"]
+    data = ["ffffffff82000000 D jiffies", "ffffffff82000008 r table"]
+    lines = thinned("".join(line + "\n" for line in [*kept, *plain, *data]).encode()).decode().splitlines()
+    assert set(kept) <= set(lines)
+    assert not set(data) & set(lines)
+    assert len(lines) == len(kept) + len(plain) // 16
+
+
+def test_module_names_use_underscores() -> None:
+    assert name_of("kernel/net/9p/9pnet-virtio.ko.xz") == "9pnet_virtio"
 
 
 def test_every_guest_of_the_table_is_stored() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpus.oracle import Leaf, Ram, differences, int3_pages, its_pages, survey, translate, walk
+from tests.corpus.oracle import Leaf, Ram, differences, int3_pages, survey, translate, walk
 
 P, W, U, PS, NX = 1, 2, 4, 0x80, 1 << 63
 PAGE, MIB2, GIB = 4096, 2 << 20, 1 << 30
@@ -74,14 +74,6 @@ def test_only_pages_full_of_int3_count(tmp_path: Path) -> None:
     memory = ram(tmp_path, {}, {0x5000: full, 0x6000: full, 0x7000: almost, 0x8000: full, 0x9000: full})
     leaves = [Leaf(TOP, pa, PAGE, False, False) for pa in (0x5000, 0x6000, 0x7000, 0x9000)]
     assert int3_pages(memory, leaves) == [(5, 7), (9, 10)]
-
-
-def test_its_pages_are_read_from_the_kernels_array(tmp_path: Path) -> None:
-    array = {(0x5000, 2): TOP + 0x1008, (0x5000, 3): 2, (0x6000, 1): TOP + 0x3000, (0x6000, 2): TOP + 0x2000}
-    pages = {(0x4000, index): 0x5000 + index * PAGE | P for index in range(4)}
-    memory = ram(tmp_path, CHAIN | pages | array)
-    assert its_pages(memory, 0x1000, 4, TOP + 16) == [7, 8]
-    assert its_pages(memory, 0x1000, 4, TOP + MIB2) == []
 
 
 def test_extents_and_leaves_of_the_same_pages_do_not_differ() -> None:

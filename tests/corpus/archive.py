@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Debian archive: where this machine's apt finds it, and the kernels in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mbecguard.errors import die
+
+from . import guests
+from .cache import built, cache_dir, run, say
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+#: Until 6.x the image package is called linux-image-*; from 7.x on linux-binary-* (modules apart).
+PACKAGE = r"linux-(?:image|binary)-(\d[\w.+~]*(?:-\d+)?-cloud-amd64)"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """An unpacked kernel package."""
+
+    release: str
+    folder: Path  #: holds boot/vmlinuz-RELEASE and lib/modules/RELEASE
+
+    @property
+    def image(self) -> Path:
+        """The bzImage as Debian ships it."""
+        return self.folder / "boot" / f"vmlinuz-{self.release}"
+
+    @property
+    def modules(self) -> Path:
+        """The release's module folder."""
+        return self.folder / "lib" / "modules" / self.release
+
+
+def mirror() -> str:
+    """The Debian archive that this machine's apt uses."""
+    targets = run(["apt-get", "indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(CODENAME) $(SITE)"])
+    rows = [line.split(" ", 3) for line in targets.splitlines()]
+    sites = [row[3] for row in rows if row[:2] == ["Debian", "main"] and "-" not in row[2]]
+    if not sites:
+        die("no Debian archive among this machine's apt sources", hint="apt update, then try again")
+    return sites[0]
+
+
+def source_line(suite: str) -> str:
+    """One line of sources.list; an expired Release file is accepted for `UNDATED_SUITES` only."""
+    checks = "check-valid-until=no " if suite in guests.UNDATED_SUITES else ""
+    return f"deb [{checks}signed-by={KEYRING}] {mirror()} {suite} main"
+
+
+def _apt(suite: str, tool: str, *words: str, folder: Path | None = None) -> str:
+    """Run an apt tool, in `folder`, on a private state that knows `suite` alone."""
+    home = built(cache_dir() / "apt" / suite, lambda scratch: _make_apt(suite, scratch))
+    return run([tool, *_apt_options(home), *words], folder=folder)
+
+
+def _apt_options(home: Path) -> list[str]:
+    folders = {
+        "Dir::State": home,
+        "Dir::State::status": home / "status",
+        "Dir::Cache": home / "cache",
+        "Dir::Etc::sourcelist": home / "sources.list",
+        "Dir::Etc::sourceparts": "-",
+    }
+    settings = {"APT::Architecture": "amd64", "APT::Sandbox::User": "root", "Acquire::Languages": "none"}
+    return ["-q", *(f"-o{name}={value}" for name, value in {**folders, **settings}.items())]
+
+
+def _make_apt(suite: str, home: Path) -> None:
+    say(f"apt: package lists of {suite}")
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (home / folder).mkdir(parents=True)
+    (home / "status").touch()
+    (home / "sources.list").write_text(source_line(suite) + "\n")
+    run(["apt-get", *_apt_options(home), "-oAPT::Update::Error-Mode=any", "update"])
+
+
+def newest_kernel(names: list[str]) -> tuple[str, str] | None:
+    """(package, release) of the newest cloud kernel among package names."""
+    found = [(name, match[1]) for name in names if (match := re.fullmatch(PACKAGE, name))]
+    return max(found, key=lambda pair: [int(part) for part in re.findall(r"\d+", pair[1])], default=None)
+
+
+def kernel(suite: str) -> Kernel:
+    """The newest cloud kernel of a suite, downloaded and unpacked."""
+    names = _apt(suite, "apt-cache", "pkgnames", "linux-").split()
+    newest = newest_kernel(names)
+    if not newest:
+        die(f"the archive has no cloud kernel for {suite}", hint=f"remove {cache_dir() / 'apt'} and try again")
+    package, release = newest
+    parts = [package] + [name for name in names if name == f"linux-modules-{release}"]
+    folder = cache_dir() / "kernels" / release
+    return Kernel(release, built(folder, lambda scratch: _unpack_kernel(suite, parts, release, scratch)))
+
+
+def _unpack_kernel(suite: str, packages: list[str], release: str, into: Path) -> None:
+    say(f"kernel: {' '.join(packages)}")
+    _apt(suite, "apt-get", "download", *packages, folder=into)
+    for package in sorted(into.glob("*.deb")):
+        run(["dpkg-deb", "-x", package, into])
+        package.unlink()
+    # linux-modules and linux-binary install into /usr/lib/modules, the image included.
+    if (into / "usr/lib/modules").is_dir():
+        (into / "lib").mkdir()
+        (into / "usr/lib/modules").rename(into / "lib/modules")
+    own = into / "lib/modules" / release / "vmlinuz"
+    if own.is_file():
+        (into / "boot").mkdir(exist_ok=True)
+        own.rename(into / "boot" / f"vmlinuz-{release}")
+
+
+def name_of(path: str | Path) -> str:
+    """The name under which the kernel knows a module file."""
+    return Path(path).name.split(".ko")[0].replace("-", "_")
