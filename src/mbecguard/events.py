@@ -30,9 +30,7 @@ class Event(Enum):
     REFUSED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a03", syslog.LOG_WARNING, "not locked, refused: {reason}")
     APPLIED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a04", syslog.LOG_INFO, "host applied {ranges} ranges")
     PROVEN = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a05", syslog.LOG_INFO, "proven: {evidence}")
-    NOT_ENFORCED = EventKind(
-        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a06", syslog.LOG_ALERT, "NOT ENFORCED, the host said yes: {reason}"
-    )
+    NOT_ENFORCED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a06", syslog.LOG_ALERT, "NOT ENFORCED: {reason}")
     SEALED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a07", syslog.LOG_NOTICE, "sealed: {pages} pages stay executable")
     ROLLED_BACK = EventKind(
         "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a08", syslog.LOG_WARNING, "rolled back after {step}: {reason}"
@@ -46,6 +44,8 @@ class Event(Enum):
     DEGRADED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0d", syslog.LOG_ALERT, "degraded: {reason}")
 
 
+JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
+
 #: Where events go; the faces decide.
 Tell = Callable[[Event, dict[str, str]], None]
 
@@ -57,7 +57,7 @@ def message(event: Event, facts: dict[str, str]) -> str:
 
 def to_journal(event: Event, facts: dict[str, str]) -> None:
     """Send an event to the systemd journal, if there is one; facts become fields in capitals."""
-    if not Path("/run/systemd/journal/socket").exists():
+    if not JOURNAL_SOCKET.exists():
         return
     from systemd import journal
 

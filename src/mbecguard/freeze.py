@@ -35,6 +35,9 @@ SWITCHES: tuple[Switch, ...] = (
 )
 
 
+_HINT = "a kernel may be built without this choice; the `freeze` settings say which switches are set"
+
+
 def chosen(settings: Settings) -> tuple[Switch, ...]:
     """The switches that the settings ask for; one-way ones come last."""
     return tuple(switch for switch in SWITCHES if settings.enabled(switch.setting))
@@ -72,9 +75,9 @@ class LiveSysctls:
         try:
             (self.root / name.replace(".", "/")).write_text(value)
         except OSError as error:
-            die(f"sysctl {name} cannot be set to {value}: {error.strerror}")
+            die(f"sysctl {name} cannot be set to {value}: {error.strerror}", _HINT)
         if self.get(name) != value:
-            die(f"sysctl {name} did not take the value {value}")
+            die(f"sysctl {name} did not take the value {value}", _HINT)
 
 
 @dataclass(slots=True)

@@ -14,20 +14,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import NoReturn
 
 from mbecguard import __version__
-from mbecguard.audit.record import Evidence, Journal, Probe, Record, State, Step, is_proof
+from mbecguard.audit.record import Journal, Probe, Record, State, Step
+from mbecguard.audit.status import UNPROVEN, drift, observe
 from mbecguard.audit.store import Store
 from mbecguard.errors import Exit, UserError, die
 from mbecguard.events import Event, Tell
 from mbecguard.freeze import Switch, Sysctls
-from mbecguard.host.base import Host, HostErrno, HostMode, HostRefusedError, Outcome, Permission, Protection
+from mbecguard.host.base import Host, HostMode, HostRefusedError, Permission, Protection
 from mbecguard.pages import PageRange, PageSet
 from mbecguard.plan.planner import Plan
+from mbecguard.proof import DENIED, KEPT, DegradedError, Prober, kept_frame
+from mbecguard.undo import UndoStack
 
-DENIED = Permission.READ | Permission.WRITE
-KEPT = DENIED | Permission.EXEC
 ATTEMPTS = 5  #: udev loads modules for seconds after multi-user.target
 SETTLE_SECONDS = 2.0
 
@@ -39,6 +41,13 @@ def request(plan: Plan, canary_pfn: int | None, *, immutable: bool) -> list[Prot
     kept = PageSet(k.pages for k in plan.keep) - canary
     everything = Protection(PageRange(0, plan.max_pfn), DENIED | extra)
     return [everything, *(Protection(pages, KEPT | extra) for pages in kept)]
+
+
+def equal_request(plan: Plan, canary_pfn: int | None) -> list[Protection]:
+    """The sealed map, tile by tile: a host compares every entry with what is immutable, so none may deny it first."""
+    everything, *kept = request(plan, canary_pfn, immutable=True)
+    gaps = PageSet(p.pages for p in kept).gaps(everything.pages)
+    return [*(Protection(gap, everything.permissions) for gap in gaps), *kept]
 
 
 @dataclass(slots=True)
@@ -60,13 +69,19 @@ class Transaction:
     reach: Callable[[Step], None] = lambda _step: None
     sleep: Callable[[float], None] = time.sleep
     _plan: Plan | None = field(default=None, init=False)
-    _step: Step = field(default=Step.CHECK, init=False)
-    _evidence: dict[Probe, Evidence] = field(default_factory=dict, init=False)
-    _undo: list[tuple[str, Callable[[], None]]] = field(default_factory=list, init=False)
+    _step: Step | None = field(default=None, init=False)  # None: nothing is begun, the journal is not ours
+    _sealed: bool = field(default=False, init=False)
+    _prober: Prober = field(init=False)
+    _undo: UndoStack = field(init=False)
+    _switched: dict[str, str] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._prober = Prober(self.host)
+        self._undo = UndoStack(lambda what, reason: self._say(Event.ROLLBACK_FAILED, what=what, reason=reason))
 
     @property
     def plan(self) -> Plan:
-        """The plan of the newest survey."""
+        """The plan of the newest survey; of a sealed guest, the one it was sealed by."""
         assert self._plan is not None
         return self._plan
 
@@ -76,92 +91,128 @@ class Transaction:
             try:
                 return self._run()
             except HostRefusedError as error:
-                self._fail(State.OPEN, f"the host refused: {error}", Exit.REFUSED)
+                status = Exit.ERROR if self._is_sealed() else Exit.REFUSED
+                self._end(UserError(f"the host refused: {error}", status=status))
             except UserError as error:
-                self._roll_back(error.message)
-                raise
+                self._end(error)
             except BaseException as error:
                 self._roll_back(repr(error))
+                self._forget()
                 raise
 
-    @property
-    def _canary(self) -> int:
-        assert self.host.canary_pfn is not None  # refused in _check
-        return self.host.canary_pfn
-
     def _run(self) -> Record:
-        self.tell(Event.LOCK_STARTED, {"host": self.host.name})
-        sealed = self._check()
-        if not sealed:
+        self._say(Event.LOCK_STARTED, host=self.host.name)
+        earlier, last = self.store.journal(self.boot_id), self.store.last(self.boot_id)
+        reasons: tuple[str, ...] = ()
+        if self._check(earlier, last):
+            reasons = self._recall(earlier if earlier and earlier.plan else last)
+            self._hold()
+        else:
             self._settle()
             if self.mode == "audit":
                 self.host.hold_modules(False)
                 return self._finish(State.APPLIED, "audit mode: denied fetches are logged, not stopped")
             self._prove()
-            self._freeze()
+        self._freeze()
         self._pin()
         self._seal()
-        return self._finish(State.SEALED)
+        return self._finish(State.SEALED, *reasons)
 
     def _begin(self, step: Step) -> None:
         self._step = step
-        digest = self._plan.digest if self._plan else ""
-        self.store.note(Journal(self.boot_id, step, digest, self._found()))
-        self.tell(Event.STEP, {"step": step})
+        self._note()
+        self._say(Event.STEP, step=step)
         self.reach(step)
 
-    def _check(self) -> bool:
+    def _note(self) -> None:
+        assert self._step is not None
+        plan = self.plan if self._sealed or self._step in (Step.SEAL, Step.RECORD) else None
+        self.store.note(Journal(self.boot_id, self._step, self._prober.found, self._switched, plan))
+
+    def _say(self, event: Event, **facts: str) -> None:
+        # Neither a closed terminal nor a dead journal may decide over the lock, least of all in a rollback.
+        with suppress(OSError):
+            self.tell(event, facts)
+
+    def _check(self, earlier: Journal | None, last: Record | None) -> bool:
         """Whether the guest is sealed already; dies on whatever would stop a lock, and undoes a half-done one."""
-        status = self.host.query()
+        remembered = (earlier and earlier.plan) or (last and last.state is State.SEALED)
+        status = observe(self.host, sealed=bool(remembered))
         self._refuse_unfit_host(status.mode)
-        earlier, last = self.store.journal(), self.store.last(self.boot_id)
-        if earlier and earlier.boot_id == self.boot_id:
-            self.tell(Event.INTERRUPTED, {"step": earlier.step})
-        else:
-            earlier = None
-        if status.sealed:
-            known = earlier.evidence if earlier else last.evidence if last else ()
-            self._evidence = {e.probe: e for e in known}
-            self._plan = self.look()
-            return True
-        self._begin(Step.CHECK)
-        if status.restricted:
-            self.host.protect([Protection(PageRange(0, self.host.max_pfn), KEPT)])
-        self._survey()
-        return False
+        if earlier:
+            self._say(Event.INTERRUPTED, step=earlier.step)
+        self._sealed = status.sealed
+        if not self._sealed:
+            self._switched = earlier.switched if earlier else {}
+            self._begin(Step.CHECK)
+            self._recover(status.restricted, held=earlier is not None)
+            self._survey()
+        return self._sealed
 
     def _refuse_unfit_host(self, mode: HostMode) -> None:
         if mode is HostMode.OFF:
-            self._refuse("the host has its protection switched off", "ask its administrator for kvm.heki=enforce")
-        if (mode is HostMode.AUDIT) != (self.mode == "audit") and mode is not HostMode.UNKNOWN:
-            self._refuse(f"the host's mode is {mode.value}, asked was {self.mode}", f"use --mode {mode.value}")
+            _refuse("the host has its protection switched off", "ask its administrator for kvm.heki=enforce")
+        fitting = "audit" if mode is HostMode.AUDIT else "enforce"
+        if self.mode != fitting:
+            _refuse(f"the host's mode is {mode.value}, asked was {self.mode}", f"use --mode {fitting}")
         if self.host.canary_pfn is None:
-            self._refuse("this host brings no canary page, so nothing could be proven", "load the mbecguard shim")
+            _refuse("this host brings no canary page, so nothing could be proven", "load the mbecguard shim")
+
+    def _recover(self, restricted: bool, held: bool) -> None:
+        if held:
+            self._undo.add("module hold", self._release_modules)
+        if restricted:
+            self._undo.add("map", self._open)
+        for sysctl, before in self._switched.items():
+            self._undo.add(sysctl, partial(self.sysctls.put, sysctl, before))
+        self._undo.undo_all()
+        if self._undo.stuck:
+            _refuse("an earlier attempt could not be undone", "reset the guest")
+        self._switched = {}
+
+    def _recall(self, known: Journal | Record | None) -> tuple[str, ...]:
+        """Take up plan and evidence of the seal; returns what a person should know about it."""
+        self._plan = now = self.look()
+        if known is None or known.plan is None or not known.evidence:
+            raise DegradedError(UNPROVEN, "reset the guest and lock it", Exit.NOT_ENFORCED)
+        self._plan = known.plan
+        self._prober.evidence = {e.probe: e for e in known.evidence}
+        found = drift(self.plan, now)
+        if found.new:
+            unknown = f"the host is sealed by another plan: {len(found.new)} executable ranges are unknown to it"
+            raise DegradedError(unknown, "only a reset of the guest undoes a seal", Exit.REFUSED)
+        return (f"the seal keeps {len(found.stale)} ranges that the plan of today would deny",) if found.stale else ()
 
     def _survey(self) -> None:
-        self._plan = self.look()
-        if self._plan.blockers:
-            texts = "; ".join(f.text for f in self._plan.blockers[:3])
-            self._refuse(f"{len(self._plan.blockers)} blockers: {texts}", "`mbecguard check` lists them all")
-        if self._plan.max_pfn != self.host.max_pfn:
-            self._refuse(
-                f"the plan covers {self._plan.max_pfn:#x} page frames, the host has {self.host.max_pfn:#x}",
+        self._plan = plan = self.look()
+        if plan.blockers:
+            texts = "; ".join(f.text for f in plan.blockers[:3])
+            _refuse(f"{len(plan.blockers)} blockers: {texts}", "`mbecguard check` lists them all")
+        if plan.max_pfn != self.host.max_pfn:
+            _refuse(
+                f"the plan covers {plan.max_pfn:#x} page frames, the host has {self.host.max_pfn:#x}",
                 "pages beyond the plan would stay executable; check the guest's CPU model",
             )
+        if kept_frame(plan, self.host.canary_pfn or 0) is None:
+            _refuse("the plan keeps no code at all", "no kernel survives that; record the guest again")
+
+    def _hold(self) -> None:
+        self._begin(Step.HOLD)
+        self._undo.do("module hold", lambda: self.host.hold_modules(True), self._release_modules)
 
     def _settle(self) -> None:
         """Apply the map between two surveys that agree; a guest that keeps changing is not locked."""
-        self._begin(Step.HOLD)
-        self._do("module hold", lambda: self.host.hold_modules(True), lambda: self.host.hold_modules(False))
-        if not self._test(Probe.CANARY_BEFORE, self.host.run_canary()):
-            self._refuse("the canary page does not run before the lock", "the shim is broken, or the host denies it")
+        self._hold()
+        if not self._prober.run_canary(Probe.CANARY_BEFORE):
+            _refuse("the canary page does not run before the lock", "the shim is broken, or the host denies it")
         for attempt in range(1, ATTEMPTS + 1):
+            if attempt > 1:
+                self._say(Event.RETRY, attempt=str(attempt))
+                self._undo.undo_last()
+                self.sleep(SETTLE_SECONDS)
             if self._apply():
                 return
-            self.tell(Event.RETRY, {"attempt": str(attempt + 1)})
-            self._undo_last()
-            self.sleep(SETTLE_SECONDS)
-        self._refuse(f"the guest's code kept changing over {ATTEMPTS} surveys", "lock later, when modules have settled")
+        _refuse(f"the guest's code kept changing over {ATTEMPTS} surveys", "lock later, when modules have settled")
 
     def _apply(self) -> bool:
         self._begin(Step.SURVEY)
@@ -169,86 +220,66 @@ class Transaction:
         before = self.plan
         self._begin(Step.APPLY)
         wanted = request(before, self.host.canary_pfn, immutable=False)
-        everything = Protection(PageRange(0, before.max_pfn), KEPT)
-        self._do("map", lambda: self.host.protect(wanted), lambda: self.host.protect([everything]))
-        self.tell(Event.APPLIED, {"ranges": str(len(wanted))})
+        self._undo.do("map", lambda: self.host.protect(wanted), self._open)
+        self._say(Event.APPLIED, ranges=str(len(wanted)))
         self._begin(Step.RESURVEY)
         self._survey()
         return self.plan.keep == before.keep
 
     def _prove(self) -> None:
         self._begin(Step.PROVE)
-        self._test(Probe.CANARY_AFTER, self.host.run_canary())
-        self._probe_neighbours()
-        self.store.note(Journal(self.boot_id, Step.PROVE, self.plan.digest, self._found()))
-        self._believe()
-        self.tell(Event.PROVEN, {"evidence": f"{len(self._evidence)} probes, all as expected"})
-
-    def _probe_neighbours(self) -> None:
-        kept = next(k.start for k in self.plan.keep if k.start != self._canary)
-        self._test(Probe.USER_ON_DENIED, self.host.run_user(self._canary))
-        self._test(Probe.KEPT_TEXT, self.host.run_kept(kept), kept)
-
-    def _probe_seal(self) -> None:
-        """Try what an attacker would try: make the canary executable again."""
-        grant = Protection(PageRange(self._canary, self._canary + 1), KEPT)
-        try:
-            self.host.protect([grant])
-        except HostRefusedError as error:
-            self._test(Probe.UNLOCK, Outcome.DENIED if error.errno is HostErrno.PERM else Outcome.NO_VERDICT)
-        else:
-            self._test(Probe.UNLOCK, Outcome.RAN)
-
-    def _test(self, probe: Probe, outcome: Outcome, pfn: int | None = None) -> bool:
-        evidence = Evidence(probe, outcome, self._canary if pfn is None else pfn)
-        self._evidence[probe] = evidence
-        return evidence.holds
-
-    def _found(self) -> tuple[Evidence, ...]:
-        return tuple(self._evidence.values())
-
-    def _believe(self) -> None:
-        """Go on only with evidence of all kinds and none against."""
-        if not is_proof(self._found()):
-            wrong = [f"{e.probe}: {e.outcome.value}" for e in self._found() if not e.holds] or ["evidence is missing"]
-            self.tell(Event.NOT_ENFORCED, {"reason": "; ".join(wrong)})
-            self._fail(State.DEGRADED, f"the host does not enforce: {'; '.join(wrong)}", Exit.NOT_ENFORCED)
+        self._prober.run_canary(Probe.CANARY_AFTER)
+        self._prober.run_neighbours(self.plan)
+        self._note()
+        self._prober.believe()
+        self._say(Event.PROVEN, evidence=f"{len(self._prober.found)} probes, all as expected")
 
     def _freeze(self) -> None:
+        values = [(switch, self.sysctls.get(switch.sysctl)) for switch in self.switches]
+        changes = [(switch, before) for switch, before in values if before is not None and before != switch.value]
+        self._switched = {switch.sysctl: before for switch, before in changes if not switch.one_way}
         self._begin(Step.FREEZE)
-        for switch in self.switches:
-            before = self.sysctls.get(switch.sysctl)
-            if before is not None and before != switch.value:
-                self._set(switch, before)
+        for switch, before in changes:
+            self._set(switch, before)
 
     def _set(self, switch: Switch, before: str) -> None:
         def take_back() -> None:
-            if switch.one_way:
-                die(f"{switch.sysctl} cannot be taken back until the next boot")
-            self.sysctls.put(switch.sysctl, before)
+            if not switch.one_way:
+                self.sysctls.put(switch.sysctl, before)
+            elif self.sysctls.get(switch.sysctl) != before:
+                self._say(Event.ROLLBACK_FAILED, what=switch.sysctl, reason="one-way until the next boot")
 
-        self._do(switch.sysctl, lambda: self.sysctls.put(switch.sysctl, switch.value), take_back)
+        self._undo.do(switch.sysctl, lambda: self.sysctls.put(switch.sysctl, switch.value), take_back)
 
     def _pin(self) -> None:
         self._begin(Step.PIN)
         self.host.pin()
         if not self.host.pinned():
-            self._fail(State.DEGRADED, "CR4.SMEP can still be cleared after the pin", Exit.NOT_ENFORCED)
+            raise DegradedError("CR4.SMEP can still be cleared after the pin", status=Exit.NOT_ENFORCED)
 
     def _seal(self) -> None:
         self._begin(Step.SEAL)
+        canary = self.host.canary_pfn
+        wanted = equal_request(self.plan, canary) if self._sealed else request(self.plan, canary, immutable=True)
         try:
-            self.host.protect(request(self.plan, self.host.canary_pfn, immutable=True))
+            self.host.protect(wanted)
         except HostRefusedError as error:
-            if self.host.query().sealed:
-                self._fail(State.DEGRADED, f"the host is sealed by another plan: {error}", Exit.REFUSED)
+            if self._is_sealed():
+                raise DegradedError(f"the host is sealed by another plan: {error}", status=Exit.REFUSED) from error
             raise
-        self._undo.clear()
-        self._probe_seal()
-        self._test(Probe.CANARY_SEALED, self.host.run_canary())
-        self._probe_neighbours()
-        self._believe()
-        self.tell(Event.SEALED, {"pages": str(self.plan.totals.keep_pages)})
+        self._prober.try_unlock()
+        self._sealed = self._sealed or not self._prober.unlocked
+        self._prober.run_canary(Probe.CANARY_SEALED)
+        self._prober.run_neighbours(self.plan)
+        self._note()
+        self._prober.believe()
+        self._say(Event.SEALED, pages=str(self.plan.totals.keep_pages))
+
+    def _is_sealed(self) -> bool:
+        if not self._sealed and not self._prober.unlocked:
+            with suppress(UserError, HostRefusedError):
+                self._sealed = self.host.query().sealed
+        return self._sealed
 
     def _finish(self, state: State, *reasons: str) -> Record:
         self._begin(Step.RECORD)
@@ -267,43 +298,55 @@ class Transaction:
             mode=self.mode,
             state=state,
             reasons=reasons,
-            evidence=self._found(),
+            evidence=self._prober.found,
             frozen=tuple(s.sysctl for s in self.switches if self.sysctls.get(s.sysctl) == s.value),
             pinned=self.host.pinned(),
             generation=self.host.query().generation,
             plan=self.plan,
         )
 
-    def _do(self, what: str, action: Callable[[], None], undo: Callable[[], None]) -> None:
-        # The undo is registered first: an action that fails half-way is undone as well.
-        self._undo.append((what, undo))
-        action()
+    def _open(self) -> None:
+        self.host.protect([Protection(PageRange(0, self.host.max_pfn), KEPT)])
 
-    def _undo_last(self) -> None:
-        what, undo = self._undo.pop()
-        try:
-            undo()
-        except (UserError, HostRefusedError) as error:
-            self.tell(Event.ROLLBACK_FAILED, {"what": what, "reason": str(error)})
+    def _release_modules(self) -> None:
+        self.host.hold_modules(False)
 
     def _roll_back(self, reason: str) -> None:
+        if self._is_sealed():
+            return
         if self._undo:
-            self.tell(Event.ROLLED_BACK, {"step": self._step, "reason": reason})
-        while self._undo:
-            self._undo_last()
-        with suppress(UserError, HostRefusedError):
-            if not self.host.query().sealed:
+            self._say(Event.ROLLED_BACK, step=str(self._step), reason=reason)
+        self._undo.undo_all()
+
+    def _forget(self) -> None:
+        """Remove the journal, unless a rerun has something to complete or to undo."""
+        if self._step and not self._sealed and not self._undo.stuck:
+            with suppress(UserError):
                 self.store.note(None)
 
-    def _refuse(self, reason: str, hint: str) -> NoReturn:
-        self.tell(Event.REFUSED, {"reason": reason})
-        die(f"not locked: {reason}", hint, Exit.REFUSED)
+    def _end(self, error: UserError) -> NoReturn:
+        """Undo what can be undone, keep a record of a degraded guest, and die with what is true now."""
+        self._roll_back(error.message)
+        if isinstance(error, DegradedError):
+            self._degrade(error)
+        else:
+            self._forget()
+        if error.status is Exit.REFUSED:
+            self._say(Event.REFUSED, reason=error.message)
+        now = "the guest is sealed, but" if self._sealed else "not locked"
+        left = f"; could not be undone: {', '.join(sorted(self._undo.stuck))}" if self._undo.stuck else ""
+        hint = error.hint or ("`mbecguard lock` again completes it" if self._sealed else "nothing is protected")
+        die(f"{now}: {error.message}{left}", hint, error.status)
 
-    def _fail(self, state: State, reason: str, status: Exit) -> NoReturn:
-        """Undo what can be undone, record a degraded guest, and die."""
-        self._roll_back(reason)
-        if state is State.DEGRADED:
-            self.tell(Event.DEGRADED, {"reason": reason})
-            self.store.append(self._record(state, (reason,)))
-            self.store.note(None)
-        die(f"not locked: {reason}", "nothing is protected; see docs/CONCEPTS.md", status)
+    def _degrade(self, error: DegradedError) -> None:
+        event = Event.NOT_ENFORCED if error.status is Exit.NOT_ENFORCED else Event.DEGRADED
+        self._say(event, reason=error.message)
+        # Where no record can be made the journal stays, and with it the evidence.
+        with suppress(UserError, HostRefusedError):
+            self.store.append(self._record(State.DEGRADED, (error.message,)))
+            if not self._undo.stuck:
+                self.store.note(None)
+
+
+def _refuse(reason: str, hint: str) -> NoReturn:
+    die(reason, hint, Exit.REFUSED)

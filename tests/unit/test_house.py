@@ -16,7 +16,7 @@ FLOORS = (
     {"__init__", "errors", "pages", "ept"},
     {"serial"},
     {"settings", "events"},
-    {"freeze", "host"},
+    {"freeze", "host", "undo"},
     {"image"},
     {"guest"},
     {"plan"},

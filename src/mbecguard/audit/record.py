@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mbecguard.host.base import Outcome
@@ -101,6 +101,9 @@ class Record:
     level: str = "exec"
     schema: str = RECORD_SCHEMA
 
+    def __post_init__(self) -> None:
+        _expect(self.schema, RECORD_SCHEMA)
+
 
 @dataclass(frozen=True, slots=True)
 class Journal:
@@ -108,6 +111,15 @@ class Journal:
 
     boot_id: str
     step: Step
-    plan_digest: str = ""
     evidence: tuple[Evidence, ...] = ()
+    switched: dict[str, str] = field(default_factory=dict)  #: reversible sysctls that change -> value before
+    plan: Plan | None = None  #: from the seal on: what a rerun has to ask for again
     schema: str = JOURNAL_SCHEMA
+
+    def __post_init__(self) -> None:
+        _expect(self.schema, JOURNAL_SCHEMA)
+
+
+def _expect(schema: str, ours: str) -> None:
+    if schema != ours:
+        raise ValueError(f"schema {schema!r} is not {ours!r}")

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 from mbecguard.audit.record import Journal, Record, State, Step, is_proof
 from mbecguard.audit.store import Store
-from mbecguard.host.base import Host, HostMode, HostRefusedError, HostStatus
+from mbecguard.errors import UserError
+from mbecguard.host.base import Host, HostMode, HostRefusedError, HostStatus, Outcome, Permission
 from mbecguard.pages import PAGE_SHIFT, PageSet
 from mbecguard.plan.planner import KeepRange, Plan
 
 SCHEMA = "mbecguard.status/1"
+UNPROVEN = "the host is sealed, but nobody here saw a proof"
+_UNANSWERED = HostStatus(HostMode.UNKNOWN, Permission(0), generation=0, restricted=False, sealed=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,40 +33,36 @@ class Status:
 
 
 def status(host: Host, store: Store, boot_id: str) -> Status:
-    """Ask the host and the store. Changes nothing; the host's refusal to answer is a degraded or open state."""
-    record, journal = store.last(boot_id), store.journal()
-    if journal and journal.boot_id != boot_id:
-        journal = None
+    """Ask the host and the store. Changes nothing; a host that does not answer makes a degraded or an open state."""
+    record, journal = store.last(boot_id), store.journal(boot_id)
     try:
-        answer = host.query()
-    except HostRefusedError as error:
-        state = State.DEGRADED if record and record.state is State.SEALED else State.OPEN
-        return _status(host, state, (str(error),), None, record, journal)
-    state, reasons = _judge(answer, host, record, journal)
+        answer = observe(host, sealed=bool(_sealed(record) or (journal and journal.step is Step.RECORD)))
+        state, reasons = _judge(answer, host, record, journal)
+    except (HostRefusedError, UserError) as error:
+        answer, reasons = _UNANSWERED, (str(error),)
+        state = State.DEGRADED if record or journal else State.OPEN
     if journal:
         unfinished = f"an attempt stopped at step {journal.step}; run `mbecguard lock` to complete or repeat it"
         reasons = (*reasons, unfinished)
-    return _status(host, state, reasons, answer, record, journal)
-
-
-def _status(
-    host: Host,
-    state: State,
-    reasons: tuple[str, ...],
-    answer: HostStatus | None,
-    record: Record | None,
-    journal: Journal | None,
-) -> Status:
     return Status(
         state=state,
         reasons=reasons,
         host=host.name,
         simulated=host.simulated,
-        mode=answer.mode if answer else HostMode.UNKNOWN,
-        generation=answer.generation if answer else 0,
+        mode=answer.mode,
+        generation=answer.generation,
         record=record,
         interrupted=journal.step if journal else None,
     )
+
+
+def observe(host: Host, *, sealed: bool) -> HostStatus:
+    """The host's answer to the query; a Heki v2 host has none, so its canary and our memory (`sealed`) answer."""
+    answer = host.query()
+    if answer.mode is not HostMode.UNKNOWN:
+        return answer
+    denied = host.run_canary() is Outcome.DENIED
+    return replace(answer, restricted=denied, sealed=denied and sealed)
 
 
 Verdict = tuple[State, tuple[str, ...]]
@@ -71,13 +70,20 @@ Verdict = tuple[State, tuple[str, ...]]
 
 def _judge(answer: HostStatus, host: Host, record: Record | None, journal: Journal | None) -> Verdict:
     proof = journal is not None and is_proof(journal.evidence)
+    if answer.sealed:
+        return _judge_sealed(answer, host, record, proof)
+    if _sealed(record):
+        lost = "seal" if answer.restricted else "map"
+        return State.DEGRADED, (f"the host lost the {lost}: the guest was reset, or moved without it",)
     if not answer.restricted:
         return _judge_unrestricted(record)
-    if answer.sealed:
-        return _judge_sealed(host, record, proof)
-    if record and record.state is State.APPLIED and not proof:
-        return State.APPLIED, record.reasons
+    if record and not journal:
+        return record.state, record.reasons
     return (State.PROVEN if proof else State.APPLIED), ("the map can still be undone",)
+
+
+def _sealed(record: Record | None) -> Record | None:
+    return record if record and record.state is State.SEALED else None
 
 
 def _judge_unrestricted(record: Record | None) -> Verdict:
@@ -85,16 +91,20 @@ def _judge_unrestricted(record: Record | None) -> Verdict:
         return State.OPEN, ()
     if record.state is State.DEGRADED:
         return State.DEGRADED, record.reasons
-    return State.DEGRADED, ("the host lost the map: the guest was reset, or moved without it",)
+    return State.OPEN, ("the map that was applied is gone: a later attempt undid it, or the host lost it",)
 
 
-def _judge_sealed(host: Host, record: Record | None, proof: bool) -> Verdict:
-    recorded = record is not None and record.state is State.SEALED
-    if not recorded and not proof:
-        return State.DEGRADED, ("the host is sealed, but nobody here saw a proof",)
+def _judge_sealed(answer: HostStatus, host: Host, record: Record | None, proof: bool) -> Verdict:
+    sealed = _sealed(record)
+    if not sealed and not proof:
+        return State.DEGRADED, record.reasons if record and record.state is State.DEGRADED else (UNPROVEN,)
+    if answer.mode not in (HostMode.ENFORCE, HostMode.UNKNOWN):
+        return State.DEGRADED, (f"the host's mode is {answer.mode.value} now: denied fetches are not stopped",)
     if not host.pinned():
         return State.DEGRADED, ("CR4.SMEP can be cleared",)
-    return State.SEALED, () if recorded else ("the seal is proven, but not recorded yet",)
+    if sealed and answer.generation != sealed.generation:
+        return State.DEGRADED, ("the host's map is not the recorded one: the guest was moved; lock it again",)
+    return State.SEALED, sealed.reasons if sealed else ("the seal is proven, but not recorded yet",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,17 +23,28 @@ ORIGIN = "0" * 64  #: "previous" of the first record
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old or the new content, never a mixture. Raises OSError."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    """Write a file so that a crash leaves the old or the new content, never a mixture. One writer. Raises OSError."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _chained(previous: str, record: object) -> tuple[bytes, str]:
+    """The line of a record, and its digest, which the next line takes up."""
+    body = {"previous": previous, "record": record}
+    link = digest(body)
+    return canonical({**body, "digest": link}), link
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,9 @@ class Store:
     def exclusive(self) -> Iterator[None]:
         """Hold the folder's lock; dies if another agent has it."""
         self._make()
-        with (self.folder / "lock").open("w") as file:
+        with self._failing():
+            file = (self.folder / "lock").open("w")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -56,18 +68,7 @@ class Store:
 
     def records(self) -> tuple[Record, ...]:
         """All records, oldest first. Dies if the chain is broken."""
-        records, previous = [], ORIGIN
-        for number, line in enumerate(self._lines(), 1):
-            try:
-                entry = json.loads(line)
-                body = {"previous": previous, "record": entry["record"]}
-                if entry["previous"] != previous or entry["digest"] != digest(body):
-                    raise ValueError("the chain of digests is broken")
-                records.append(decode(Record, entry["record"]))
-            except (ValueError, KeyError, TypeError) as error:
-                die(f"{self._file}: record {number} is not as it was written: {error}", "compare with your journal")
-            previous = entry["digest"]
-        return tuple(records)
+        return tuple(record for record, _ in self._entries())
 
     def last(self, boot_id: str) -> Record | None:
         """The newest record, if it is of this boot."""
@@ -77,25 +78,24 @@ class Store:
     def append(self, record: Record) -> None:
         """Add one record and sync it to disk."""
         self._make()
-        lines = self._lines()
-        previous = json.loads(lines[-1])["digest"] if lines else ORIGIN
-        body = {"previous": previous, "record": encode(record)}
-        line = canonical({**body, "digest": digest(body)}) + b"\n"
-        with self._failing(), self._file.open("r+b" if self._file.exists() else "xb") as file:
-            file.truncate(sum(map(len, lines)))
-            file.seek(0, os.SEEK_END)
-            file.write(line)
+        previous = [ORIGIN, *(link for _, link in self._entries())][-1]
+        line, _ = _chained(previous, encode(record))
+        with self._failing(), self._file.open("ab") as file:
+            file.truncate(sum(len(whole) + 1 for whole in self._lines()))
+            file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
+            _sync_folder(self.folder)
 
-    def journal(self) -> Journal | None:
-        """How far the last transaction came, None if it ended or there was none."""
+    def journal(self, boot_id: str) -> Journal | None:
+        """How far the last transaction of this boot came, None if it ended or there was none."""
         try:
-            return decode(Journal, json.loads((self.folder / "journal.json").read_bytes()))
+            journal = decode(Journal, json.loads((self.folder / "journal.json").read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             die(f"{self.folder / 'journal.json'} is damaged: {error}", "remove it; the host's own answer still counts")
+        return journal if journal.boot_id == boot_id else None
 
     def note(self, journal: Journal | None) -> None:
         """Remember how far the transaction is; None when it has ended."""
@@ -110,14 +110,30 @@ class Store:
     def _file(self) -> Path:
         return self.folder / "records.jsonl"
 
+    def _entries(self) -> Iterator[tuple[Record, str]]:
+        previous = ORIGIN
+        for number, line in enumerate(self._lines(), 1):
+            try:
+                data = json.loads(line)["record"]
+                expected, previous = _chained(previous, data)
+                if line != expected:
+                    raise ValueError("the chain of digests is broken")
+                record = decode(Record, data)
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                die(
+                    f"{self._file}: record {number} is not as it was written: {error}",
+                    "compare with the system's journal, then move the file away",
+                )
+            yield record, previous
+
     def _lines(self) -> list[bytes]:
         try:
-            lines = self._file.read_bytes().splitlines(keepends=True)
+            *lines, _torn = self._file.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
         except OSError as error:
-            die(f"{self._file} cannot be read: {error.strerror}")
-        return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
+            die(f"{self._file} cannot be read: {error.strerror}", "run as root, or give --state-dir")
+        return lines
 
     def _make(self) -> None:
         with self._failing():

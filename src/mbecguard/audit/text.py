@@ -53,7 +53,7 @@ class Text:
     def status(self, status: Status) -> Iterator[str]:
         """The state in one line, then why, then the newest record of this boot."""
         yield from self._banner(status.simulated)
-        yield f"{self._state(status.state)}  (host {status.host}, mode {status.mode.value})"
+        yield f"{self._state(status.state, status.simulated)}  (host {status.host}, mode {status.mode.value})"
         yield from (f"  {reason}" for reason in status.reasons)
         if status.record and status.record.state is status.state:
             yield self._row("since", status.record.time)
@@ -62,7 +62,7 @@ class Text:
     def record(self, record: Record) -> Iterator[str]:
         """A whole report about one attempt to lock."""
         yield from self._banner(record.simulated)
-        yield f"{self._state(record.state)}  {record.plan.kernel.release}, {record.time}"
+        yield f"{self._state(record.state, record.simulated)}  {record.plan.kernel.release}, {record.time}"
         yield from (f"  {reason}" for reason in record.reasons)
         yield self._row("host", f"{record.host}, mode {record.mode}, generation {record.generation}")
         if record.state is State.SEALED:
@@ -117,8 +117,8 @@ class Text:
         if simulated:
             yield self.paint(SIMULATED, "yellow")
 
-    def _state(self, state: State) -> str:
-        return self.paint(state.upper(), _STATE.get(state, "bold"))
+    def _state(self, state: State, simulated: bool) -> str:
+        return self.paint(state.upper(), _STATE.get(state, "bold")) + (" (simulated)" if simulated else "")
 
     def _row(self, name: str, value: str) -> str:
         return f"  {name:<14} {value}"

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The experiments: never believe a return code. Each probe is kept as evidence, whatever it shows."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from mbecguard.audit.record import Evidence, Probe, is_proof
+from mbecguard.errors import Exit, UserError
+from mbecguard.host.base import Host, HostErrno, HostRefusedError, Outcome, Permission, Protection
+from mbecguard.pages import PageRange, PageSet
+from mbecguard.plan.planner import Plan
+from mbecguard.plan.policy import CodeKind
+
+DENIED = Permission.READ | Permission.WRITE
+KEPT = DENIED | Permission.EXEC
+
+
+class DegradedError(UserError):
+    """The guest is not what it should be: something that the host granted does not hold."""
+
+
+def kept_frame(plan: Plan, canary_pfn: int) -> int | None:
+    """A page frame that stays executable, of the kernel's own text if there is any; None if nothing stays."""
+    canary = PageSet([PageRange(canary_pfn, canary_pfn + 1)])
+    text_first = sorted(plan.keep, key=lambda k: k.kind is not CodeKind.KERNEL_TEXT)
+    return next((run.start for k in text_first for run in canary.gaps(k.pages)), None)
+
+
+@dataclass(slots=True)
+class Prober:
+    """Runs probes on a host that brings a canary, and keeps what they showed."""
+
+    host: Host
+    evidence: dict[Probe, Evidence] = field(default_factory=dict)
+
+    @property
+    def found(self) -> tuple[Evidence, ...]:
+        """All evidence so far; a probe that was repeated counts as it came out last."""
+        return tuple(self.evidence.values())
+
+    @property
+    def unlocked(self) -> bool:
+        """Whether the attempt to unlock succeeded: then the seal is none."""
+        unlock = self.evidence.get(Probe.UNLOCK)
+        return unlock is not None and unlock.outcome is Outcome.RAN
+
+    def run_canary(self, probe: Probe) -> bool:
+        """Whether the canary does what it should at this time."""
+        return self._keep(probe, self.host.run_canary(), self._canary)
+
+    def run_neighbours(self, plan: Plan) -> None:
+        """User mode still executes from a denied page, the kernel from a kept one."""
+        kept = kept_frame(plan, self._canary)
+        assert kept is not None  # such a plan is refused
+        self._keep(Probe.USER_ON_DENIED, self.host.run_user(self._canary), self._canary)
+        self._keep(Probe.KEPT_TEXT, self.host.run_kept(kept), kept)
+
+    def try_unlock(self) -> None:
+        """Try what an attacker would try: make the canary executable again."""
+        page = PageRange(self._canary, self._canary + 1)
+        try:
+            self.host.protect([Protection(page, KEPT)])
+        except HostRefusedError as error:
+            outcome = Outcome.DENIED if error.errno is HostErrno.PERM else Outcome.NO_VERDICT
+        else:
+            outcome = Outcome.RAN
+            with suppress(HostRefusedError):
+                self.host.protect([Protection(page, DENIED)])
+        self._keep(Probe.UNLOCK, outcome, self._canary)
+
+    def believe(self) -> None:
+        """Go on only with evidence of all kinds and none against. Raises DegradedError."""
+        if not is_proof(self.found):
+            wrong = [f"{e.probe}: {e.outcome.value}" for e in self.found if not e.holds] or ["evidence is missing"]
+            raise DegradedError(f"the host does not enforce: {'; '.join(wrong)}", status=Exit.NOT_ENFORCED)
+
+    @property
+    def _canary(self) -> int:
+        assert self.host.canary_pfn is not None  # such a host is refused
+        return self.host.canary_pfn
+
+    def _keep(self, probe: Probe, outcome: Outcome, pfn: int) -> bool:
+        self.evidence[probe] = evidence = Evidence(probe, outcome, pfn)
+        return evidence.holds

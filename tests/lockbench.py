@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A bench for the transaction: a simulated host that can be made to fail or lie, a state folder, a guest to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mbecguard.audit.record import Record, Step
+from mbecguard.audit.status import Status, status
+from mbecguard.audit.store import Store
+from mbecguard.ept import Ept
+from mbecguard.errors import UserError, die
+from mbecguard.events import Event, message
+from mbecguard.freeze import SWITCHES, LiveSysctls
+from mbecguard.host.base import Host, HostStatus, Outcome, Protection
+from mbecguard.host.hypervisor import Options
+from mbecguard.host.simulator import SimulatedHost
+from mbecguard.host.wire import Limits
+from mbecguard.lock import Transaction
+from mbecguard.plan.planner import Plan
+from tests.plans import CANARY, PFNS, make_plan
+
+BOOT = "11111111-2222-3333-4444-555555555555"
+OPTIONS = Options(limits=Limits(max_pfn=PFNS))
+BEFORE = {s.sysctl: "0" if s.value == "1" else "1" for s in SWITCHES}
+AFTER = {s.sysctl: s.value for s in SWITCHES}
+ONE_WAY = {s.sysctl for s in SWITCHES if s.one_way}
+
+
+class WrappedHost:
+    """A host that does what `inner` does; `hook` is told the name of every call before it is made."""
+
+    def __init__(self, inner: Host, hook: Callable[[str], None] = lambda _call: None) -> None:
+        self.inner, self.hook = inner, hook
+        self.name, self.simulated = inner.name, inner.simulated
+        self.max_pfn, self.canary_pfn = inner.max_pfn, inner.canary_pfn
+
+    def query(self) -> HostStatus:
+        self.hook("query")
+        return self.inner.query()
+
+    def protect(self, request: Sequence[Protection]) -> None:
+        self.hook("protect")
+        self.inner.protect(request)
+
+    def pin(self) -> None:
+        self.hook("pin")
+        self.inner.pin()
+
+    def pinned(self) -> bool:
+        self.hook("pinned")
+        return self.inner.pinned()
+
+    def hold_modules(self, hold: bool) -> None:
+        self.hook("hold_modules")
+        self.inner.hold_modules(hold)
+
+    def run_canary(self) -> Outcome:
+        self.hook("run_canary")
+        return self.inner.run_canary()
+
+    def run_user(self, pfn: int) -> Outcome:
+        self.hook("run_user")
+        return self.inner.run_user(pfn)
+
+    def run_kept(self, pfn: int) -> Outcome:
+        self.hook("run_kept")
+        return self.inner.run_kept(pfn)
+
+
+class GuestSysctls(LiveSysctls):
+    """Sysctls in files, some of which go one way only, as the kernel's do."""
+
+    def put(self, name: str, value: str) -> None:
+        if name in ONE_WAY and self.get(name) == AFTER[name] != value:
+            die(f"sysctl {name} cannot be set to {value}: Invalid argument")
+        LiveSysctls.put(self, name, value)
+
+
+def nothing(_step: Step) -> None:
+    """The fault point of a lock that is left alone."""
+
+
+@dataclass
+class Bench:
+    """One guest on one simulated host; a second bench in the same folder is the next agent in the same boot."""
+
+    folder: Path
+    options: Options = OPTIONS
+    boot_id: str = BOOT
+    plans: list[Plan] = field(default_factory=lambda: [make_plan()])  #: what the surveys find, the last one for ever
+    mode: str = "enforce"
+    told: list[tuple[Event, dict[str, str]]] = field(default_factory=list)
+    slept: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.folder / "state")
+        self.host = SimulatedHost(self.options, CANARY, self.folder / "host.json", self.boot_id)
+        self.sysctls = GuestSysctls(self.folder / "sys")
+        for name, value in BEFORE.items():
+            path = self.folder / "sys" / name.replace(".", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.write_text(value + "\n")
+
+    def look(self) -> Plan:
+        return self.plans.pop(0) if len(self.plans) > 1 else self.plans[0]
+
+    def tell(self, event: Event, facts: dict[str, str]) -> None:
+        assert message(event, facts)  # every fact that the text needs is there
+        self.told.append((event, facts))
+
+    def transaction(self, host: Host | None = None, reach: Callable[[Step], None] = nothing) -> Transaction:
+        return Transaction(
+            host=host or self.host,
+            look=self.look,
+            store=self.store,
+            boot_id=self.boot_id,
+            switches=SWITCHES,
+            sysctls=self.sysctls,
+            mode=self.mode,
+            tell=self.tell,
+            reach=reach,
+            sleep=self.slept.append,
+        )
+
+    def lock(self, host: Host | None = None, reach: Callable[[Step], None] = nothing) -> Record:
+        return self.transaction(host, reach).run()
+
+    def fails(self, host: Host | None = None, reach: Callable[[Step], None] = nothing) -> UserError:
+        """The error that a lock ends with."""
+        try:
+            record = self.lock(host, reach)
+        except UserError as error:
+            return error
+        raise AssertionError(f"the lock did not fail: {record.state}")
+
+    def status(self, host: Host | None = None) -> Status:
+        return status(host or self.host, self.store, self.boot_id)
+
+    def again(self) -> Bench:
+        """The next agent, with nothing but what is on disk."""
+        return Bench(self.folder, self.options, self.boot_id)
+
+    def frames(self, bit: Ept) -> set[int]:
+        """The page frames whose EPT leaf has a permission bit, one by one."""
+        return {gfn for gfn in range(PFNS) if bit in self.host.hypervisor.ept.leaf(gfn)}
+
+    def values(self) -> dict[str, str | None]:
+        return {name: self.sysctls.get(name) for name in BEFORE}
+
+    def events(self) -> list[Event]:
+        return [event for event, _ in self.told]

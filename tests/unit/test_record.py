@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Records and evidence: what counts as a proof, and that records come back from JSON exactly."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import pytest
+
+from mbecguard.audit.record import EXPECTED, PROOF, Evidence, Journal, Probe, Record, State, Step, is_proof
+from mbecguard.host.base import Outcome
+from mbecguard.serial import decode, encode
+from tests.plans import make_evidence, make_plan, make_record
+
+
+def test_every_probe_expects_a_verdict() -> None:
+    assert EXPECTED.keys() == set(Probe)
+    assert Outcome.NO_VERDICT not in EXPECTED.values()
+    assert {EXPECTED[probe] for probe in PROOF} == {Outcome.RAN, Outcome.DENIED}
+
+
+@pytest.mark.parametrize(("probe", "outcome"), [*product(Probe, Outcome)])
+def test_evidence_holds_only_as_expected(probe: Probe, outcome: Outcome) -> None:
+    ran = {Probe.CANARY_BEFORE, Probe.USER_ON_DENIED, Probe.KEPT_TEXT}
+    expected = Outcome.RAN if probe in ran else Outcome.DENIED
+    assert Evidence(probe, outcome, 1).holds == (outcome is expected)
+
+
+def test_a_proof_needs_all_kinds_and_none_against() -> None:
+    assert is_proof(make_evidence())
+    assert is_proof(make_evidence(*PROOF))
+    assert not is_proof(())
+    for probe in PROOF:
+        assert not is_proof(make_evidence(*PROOF - {probe}))
+    for probe in Probe:
+        assert not is_proof(make_evidence(**{probe.name: Outcome.NO_VERDICT}))
+
+
+def test_records_and_journals_come_back_exactly() -> None:
+    record = make_record(State.DEGRADED, reasons=("one", "two"))
+    assert decode(Record, json.loads(json.dumps(encode(record)))) == record
+    for journal in (Journal("b", Step.CHECK), Journal("b", Step.SEAL, make_evidence(), {"a.b": "1"}, make_plan())):
+        assert decode(Journal, json.loads(json.dumps(encode(journal)))) == journal
+
+
+def test_states_and_steps_are_those_of_the_contract() -> None:
+    assert [*State] == ["open", "applied", "proven", "sealed", "degraded"]
+    assert " -> ".join(Step) == (
+        "check -> hold -> survey -> apply -> resurvey -> prove -> freeze -> pin -> seal -> record"
+    )
+    assert encode(make_record())["schema"] == "mbecguard.record/1"
+    assert encode(make_record())["level"] == "exec"
