@@ -97,7 +97,7 @@ def test_a_finding_without_a_hint_has_no_hint_line() -> None:
 def test_a_record_shows_state_evidence_pins_and_freezes() -> None:
     lines = list(PLAIN.record(make_record()))
     text = "\n".join(lines)
-    assert lines[1] == "SEALED  6.12.0-test, 2026-01-02T03:04:05+00:00"
+    assert lines[1] == "SEALED (simulated)  6.12.0-test, 2026-01-02T03:04:05+00:00"
     assert LEVELS["exec"] in text
     assert "CR0.WP CR0.PG CR4.SMEP" in text
     assert "kernel.modules_disabled" in text
@@ -121,7 +121,7 @@ def test_a_degraded_record_shows_what_is_bad_and_claims_no_protection() -> None:
 
 def test_a_status_shows_state_reasons_and_the_record_only_if_it_is_of_that_state() -> None:
     lines = list(PLAIN.status(make_status()))
-    assert lines[1:3] == ["SEALED  (host simulator, mode enforce)", "  why not"]
+    assert lines[1:3] == ["SEALED (simulated)  (host simulator, mode enforce)", "  why not"]
     assert "2026-01-02" in "\n".join(lines)
     assert "2026-01-02" not in "\n".join(PLAIN.status(make_status(State.DEGRADED)))
     assert "since" not in "\n".join(PLAIN.status(replace(make_status(), record=None)))
