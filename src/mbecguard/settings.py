@@ -84,11 +84,11 @@ def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
-        die(f"{file} cannot be read: {error.strerror}")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        die(f"{file} is not TOML: {error}")
+        die(f"{file} cannot be read: {error.strerror}", "give a TOML file that may be read")
+    except (ValueError, RecursionError) as error:  # TOML, UTF-8, integers of thousands of digits
+        die(f"{file} is not TOML: {error}", 'for example [policy] in one line and bpf = "drop" in the next')
 
 
 def _flatten(table: dict[str, Any], where: str) -> Iterable[tuple[str, object]]:
@@ -106,10 +106,13 @@ def _checked(key: str, value: object, where: str) -> Value:
     setting = _BY_KEY.get(key) or die(f"{where}: unknown setting {key!r}", _nearest(key))
     if type(value) is not type(setting.default):
         wanted = "true or false" if isinstance(setting.default, bool) else "a text"
-        die(f"{where}: {key} has to be {wanted}, not {value!r}")
+        die(f"{where}: {key} has to be {wanted}, not {value!r}", f"it is for: {setting.help}")
     assert isinstance(value, bool | str)
     if setting.choices and value not in setting.choices:
-        die(f"{where}: {key} has to be one of {', '.join(setting.choices)}, not {value!r}")
+        die(
+            f"{where}: {key} has to be one of {', '.join(setting.choices)}, not {value!r}",
+            f"it is for: {setting.help}",
+        )
     return value
 
 

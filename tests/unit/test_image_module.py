@@ -52,7 +52,7 @@ def refusal(data: bytes, name: str = "toy.ko") -> str:
 
 @pytest.mark.parametrize("packed_as", PACK)
 @pytest.mark.parametrize("named", [*PACK, ""])
-@pytest.mark.parametrize("signature", [b"", SIGNATURE])
+@pytest.mark.parametrize("signature", [b"", SIGNATURE], ids=["unsigned", "signed"])
 def test_content_tells_the_format(packed_as: str, named: str, signature: bytes) -> None:
     assert read_module(PACK[packed_as](KO + signature), "dir/other" + named) == EXPECTED
 
@@ -102,6 +102,7 @@ def test_no_build_id_no_code() -> None:
         (module(extra=[Sec("a", 1, A | X, align=CODE_LIMIT), Sec("b", 1, A | X, align=CODE_LIMIT)]), "too far apart"),
         (module(name="schön"), "not a usable ELF file (UnicodeDecodeError"),
     ],
+    ids=range(10),
 )
 def test_refusals(data: bytes, message: str) -> None:
     assert message in refusal(data)

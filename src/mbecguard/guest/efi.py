@@ -9,7 +9,7 @@ from __future__ import annotations
 from mbecguard.errors import die
 from mbecguard.guest.procfs import parse_number
 from mbecguard.guest.tree import Tree
-from mbecguard.pages import PAGE_SHIFT, PAGE_SIZE, PageRange
+from mbecguard.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageRange
 
 RUNTIME_MAP = "sys/firmware/efi/runtime-map"
 RUNTIME_SERVICES_CODE = 5
@@ -23,14 +23,13 @@ def runtime_code(tree: Tree) -> tuple[PageRange, ...]:
 
 def _frames(tree: Tree, entry: str) -> PageRange:
     start, pages = _number(tree, entry, "phys_addr"), _number(tree, entry, "num_pages")
-    if start % PAGE_SIZE or start < 0 or not 0 < pages <= 1 << 40:
-        die(
-            f"/{entry} is not a memory region: {pages} pages at {start:#x}",
-            "the firmware's memory map is broken",
-        )
+    if start % PAGE_SIZE or not 0 < pages <= ADDRESS_SPACE_PAGES - (start >> PAGE_SHIFT):
+        die(f"/{entry} is not a memory region: {pages} pages at {start:#x}", "the firmware's memory map is broken")
     return PageRange(start >> PAGE_SHIFT, (start >> PAGE_SHIFT) + pages)
 
 
 def _number(tree: Tree, entry: str, name: str) -> int:
     text = tree.text(f"{entry}/{name}")
-    return parse_number(text, f"/{entry}/{name}") if text else die(f"/{entry}/{name} is missing")
+    if text is None:
+        die(f"/{entry}/{name} is missing", "the recording is incomplete: record the guest again")
+    return parse_number(text, f"/{entry}/{name}")

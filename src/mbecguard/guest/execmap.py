@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,7 +20,7 @@ from mbecguard.serial import encode
 
 SCHEMA = "mbecguard.execmap/1"
 TABLE_LIMIT = 1 << 18  #: page-table pages read at most: 1 GiB of tables
-LEAF_LIMIT = 1 << 20  #: executable extents at most
+LEAF_LIMIT = 1 << 20  #: executable leaves and extents that are looked at; tables may share tables, so this bounds work
 
 _PRESENT, _WRITABLE, _USER, _LARGE, _NX = 1, 1 << 1, 1 << 2, 1 << 7, 1 << 63
 _ADDRESS = (1 << 52) - PAGE_SIZE
@@ -67,32 +67,37 @@ class PageTables:
         self._address_mask = _ADDRESS & ~encryption_mask
         self._levels: dict[int, int] = {}
         self._known: dict[int, list[Mapping]] = {}
+        self._leaves = 0
 
     def executable(self, root: int, levels: int, *, kernel_half_only: bool = True) -> tuple[Mapping, ...]:
         """Executable extents below the table at physical byte address `root`, sorted by virtual address.
 
         Dies on tables that cannot be a kernel's: loops, pointers outside memory, reserved bits.
         """
-        first = 256 if kernel_half_only else 0
-        found = self._table(root, levels, first)
-        half = 1 << (PAGE_SHIFT + 9 * levels - 1)
-        canonical = (m if m.va < half else _moved(m, 2**64 - 2 * half) for m in found)
-        return tuple(sorted(canonical, key=lambda m: m.va))
+        self._claim(root, levels)
+        # One half after the other, so that no extent spans the hole between them.
+        lower = [] if kernel_half_only else self._entries(root, levels, range(256))
+        upper = self._entries(root, levels, range(256, 512))
+        hole = 2**64 - (1 << PAGE_SHIFT + 9 * levels)
+        return (*lower, *(_moved(m, hole) for m in upper))
 
-    def _table(self, pa: int, level: int, first: int = 0) -> list[Mapping]:
+    def _table(self, pa: int, level: int) -> list[Mapping]:
+        self._claim(pa, level)
+        if pa not in self._known:
+            self._known[pa] = self._entries(pa, level, range(512))
+        return self._known[pa]
+
+    def _claim(self, pa: int, level: int) -> None:
         # A table belongs to one level; a loop, or a self-map, always shows as a table used at two.
         if self._levels.setdefault(pa, level) != level:
             die(
                 f"page table at {pa:#x} is used at levels {self._levels[pa]} and {level}",
                 "the page tables loop or are garbage; nothing can be concluded from them",
             )
-        if pa not in self._known:
-            if len(self._known) >= TABLE_LIMIT:
-                die(f"more than {TABLE_LIMIT} page tables", "the page tables are garbage")
-            self._known[pa] = self._entries(pa, level, first)
-        return self._known[pa]
+        if len(self._levels) > TABLE_LIMIT:
+            die(f"more than {TABLE_LIMIT} page tables", "the page tables are garbage")
 
-    def _entries(self, pa: int, level: int, first: int) -> list[Mapping]:
+    def _entries(self, pa: int, level: int, indices: range) -> list[Mapping]:
         data = self._read(pa)
         if data is None or len(data) != PAGE_SIZE:
             die(
@@ -103,12 +108,24 @@ class PageTables:
             return []
         shift = PAGE_SHIFT + 9 * (level - 1)
         leaves: list[Mapping] = []
-        for index, entry in enumerate(_ENTRIES.unpack(data)):
-            if entry & _PRESENT and not entry & _NX and index >= first:
-                _extend(leaves, self._entry(entry, level, shift), index << shift, entry)
+        entries = _ENTRIES.unpack(data)
+        for index in indices:
+            entry = entries[index]
+            if entry & _PRESENT and not entry & _NX:
+                below = self._entry(entry, level, shift)
+                self._count(len(below))
+                _extend(leaves, below, index << shift, entry)
         return leaves
 
-    def _entry(self, entry: int, level: int, shift: int) -> Iterable[Mapping]:
+    def _count(self, leaves: int) -> None:
+        self._leaves += leaves
+        if self._leaves > LEAF_LIMIT:
+            die(
+                f"more than {LEAF_LIMIT} executable leaves",
+                "the page tables are garbage, or the kernel runs without NX (noexec=off)",
+            )
+
+    def _entry(self, entry: int, level: int, shift: int) -> Sequence[Mapping]:
         if level > 1 and not entry & _LARGE:
             return self._table(entry & self._address_mask, level - 1)
         if level > 3:
@@ -120,7 +137,7 @@ class PageTables:
         return (Mapping(0, pa, 1 << shift, writable=True, user=True),)
 
 
-def _extend(leaves: list[Mapping], below: Iterable[Mapping], offset: int, entry: int) -> None:
+def _extend(leaves: list[Mapping], below: Sequence[Mapping], offset: int, entry: int) -> None:
     writable, user = bool(entry & _WRITABLE), bool(entry & _USER)
     for m in below:
         leaf = Mapping(m.va + offset, m.pa, m.bytes, m.writable and writable, m.user and user)
@@ -128,8 +145,6 @@ def _extend(leaves: list[Mapping], below: Iterable[Mapping], offset: int, entry:
             last = leaves.pop()
             leaf = Mapping(last.va, last.pa, last.bytes + leaf.bytes, leaf.writable, leaf.user)
         leaves.append(leaf)
-    if len(leaves) > LEAF_LIMIT:
-        die(f"more than {LEAF_LIMIT} executable extents", "the page tables are garbage")
 
 
 def _continues(before: Mapping, after: Mapping) -> bool:
@@ -160,7 +175,7 @@ def load(text: str, where: str = "execmap.json") -> tuple[Mapping, ...]:
         mappings = sorted((_mapping(item) for item in data["mappings"]), key=lambda m: (m.va, m.pa))
     except UserError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         die(f"{where} is not an executable map: {error!r}", "record the guest again")
     for before, after in pairwise(mappings):
         if before.va + before.bytes > after.va:
@@ -169,9 +184,22 @@ def load(text: str, where: str = "execmap.json") -> tuple[Mapping, ...]:
 
 
 def _mapping(item: dict[str, Any]) -> Mapping:
-    va, pa, size = (int(v, 0) if isinstance(v, str) else int(v) for v in (item["va"], item["pa"], item["bytes"]))
+    va, pa, size = (_number(item[key]) for key in ("va", "pa", "bytes"))
+    writable, user = item.get("writable", False), item.get("user", False)
+    if unknown := item.keys() - {"va", "pa", "bytes", "writable", "user"}:
+        raise ValueError(f"unknown keys {sorted(unknown)}")
+    if not (isinstance(writable, bool) and isinstance(user, bool)):
+        raise ValueError(f"writable and user are booleans, not {writable!r} and {user!r}")
     if size <= 0 or (va | pa | size) % PAGE_SIZE or min(va, pa) < 0:
         raise ValueError(f"mapping of {size} bytes at {va:#x} to {pa:#x} is not page-aligned or empty")
     if va + size > 1 << 64 or pa + size > 1 << 52:
         raise ValueError(f"mapping at {va:#x} to {pa:#x} leaves the address space")
-    return Mapping(va, pa, size, bool(item.get("writable", False)), bool(item.get("user", False)))
+    return Mapping(va, pa, size, writable, user)
+
+
+def _number(value: object) -> int:
+    if isinstance(value, str):
+        return int(value, 0)
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is not an integer")
+    return value

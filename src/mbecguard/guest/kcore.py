@@ -9,19 +9,30 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
-from mbecguard.errors import die
+from mbecguard.errors import UserError, die
 from mbecguard.guest.execmap import Mapping, PageTables
-from mbecguard.pages import PAGE_SHIFT, PAGE_SIZE, PageRange, PageSet
+from mbecguard.guest.procfs import KERNEL_HALF
+from mbecguard.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageRange, PageSet
 
 START_KERNEL_MAP = 0xFFFFFFFF80000000  #: __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
 EFI_WINDOW = range(0xFFFFFFEF00000000, 0xFFFFFFFF00000000)  #: EFI_VA_END..EFI_VA_START, arch/x86/platform/efi/efi_64.c
 MM_STRUCT_HEAD = 512  #: bytes of mm_struct in which `pgd` lies (0x78 on 6.12)
 
+CODE_PAGES = 1 << 20  #: executable pages whose content is read at most: 4 GiB
+NOTES_LIMIT = 1 << 20  #: bytes of notes; they hold one task_struct and VMCOREINFO
+
+_ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_PT_LOAD, _PT_NOTE = 1, 4
+_NO_ADDRESS = 2**64 - 1  #: p_paddr of what lies nowhere in particular
+
+_NO_CORE = "load the mbecguard shim, which reads the page tables itself"
 _INT3_PAGE = b"\xcc" * PAGE_SIZE
 # its_init_thunk() in arch/x86/kernel/alternative.c writes `jmp *%reg` and int3; the rest of the page is int3.
 _THUNKS = re.compile(rb"(?:\xcc|\x41?\xff[\xe0-\xe7]\xcc)+")
@@ -37,6 +48,14 @@ class MemoryFacts:
     int3_pages: tuple[PageRange, ...] = ()  #: executable pages that hold nothing but int3
     thunk_pages: tuple[PageRange, ...] = ()  #: executable pages that hold nothing but int3 and `jmp *%reg`
 
+    def __post_init__(self) -> None:
+        for address in (self.page_offset, self.hypercall_page):
+            if address is not None and not KERNEL_HALF <= address < 1 << 64:
+                raise ValueError(f"{address:#x} is no kernel address")
+        for frames in (self.trampoline, *self.int3_pages, *self.thunk_pages):
+            if frames is not None and frames.end > ADDRESS_SPACE_PAGES:
+                raise ValueError(f"page frame {frames.end - 1:#x} lies beyond any memory")
+
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
@@ -51,7 +70,7 @@ class Kcore:
 
     def __init__(self, path: Path = Path("/proc/kcore")) -> None:
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = FileIO(path)
         except FileNotFoundError:
             die(f"{path} does not exist", "the kernel needs CONFIG_PROC_KCORE, or load the mbecguard shim")
         except PermissionError:
@@ -59,20 +78,26 @@ class Kcore:
                 f"{path} may not be read",
                 "run as root; under lockdown=confidentiality only the mbecguard shim can read the page tables",
             )
-        self._segments, self.vmcoreinfo = _layout(path)
+        except OSError as error:
+            die(f"{path} cannot be opened: {error.strerror}", _NO_CORE)
+        try:
+            self._segments, self.vmcoreinfo = _layout(self._file.fileno())
+        except (UserError, OSError) as error:
+            self._file.close()
+            die(f"{path} is not a kernel core: {error}", _NO_CORE)
 
     def __enter__(self) -> Kcore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     @property
     def page_offset(self) -> int:
         """Virtual address of physical address 0 in the direct map."""
         bases = (s.va - s.pa for s in self._segments if s.pa is not None and s.va < START_KERNEL_MAP)
-        base = next(bases, None)
-        return base if base is not None else die("/proc/kcore has no direct map", "this kernel hides it")
+        base = next((base for base in bases if base >= KERNEL_HALF), None)
+        return base if base is not None else die("/proc/kcore has no direct map", _NO_CORE)
 
     def physical(self, pa: int, size: int = PAGE_SIZE) -> bytes | None:
         """`size` bytes at a physical address; None if no RAM segment holds them."""
@@ -88,10 +113,11 @@ class Kcore:
         return int.from_bytes(data, "little") if data else None
 
     def number(self, name: str, default: int | None = None) -> int:
-        """A VMCOREINFO entry: `NUMBER(x)` or `SYMBOL(x)`."""
-        match = re.search(rf"^(?:NUMBER|SYMBOL)\({name}\)=(-?[0-9a-fx]+)$", self.vmcoreinfo, re.MULTILINE)
+        """A VMCOREINFO entry: `NUMBER(x)`, decimal, or `SYMBOL(x)`, hexadecimal."""
+        number, symbol = rf"NUMBER\({name}\)=(-?[0-9]{{1,20}})", rf"SYMBOL\({name}\)=([0-9a-f]{{1,16}})"
+        match = re.search(f"^(?:{number}|{symbol})$", self.vmcoreinfo, re.MULTILINE)
         if match:
-            return int(match[1], 16 if "SYMBOL" in match[0] else 0)
+            return int(match[1]) if match[1] else int(match[2], 16)
         if default is None:
             die(f"/proc/kcore does not tell {name}", "the kernel needs CONFIG_VMCORE_INFO (CONFIG_KEXEC_CORE)")
         return default
@@ -100,28 +126,34 @@ class Kcore:
         for s in self._segments:
             base = base_of(s)
             if base is not None and base <= address and address + size <= base + s.bytes:
-                with suppress(OSError):
-                    data = os.pread(self._fd, size, s.offset + address - base)
+                with suppress(OSError, OverflowError):
+                    data = os.pread(self._file.fileno(), size, s.offset + address - base)
                     return data if len(data) == size else None
         return None
 
 
-def _layout(path: Path) -> tuple[tuple[_Segment, ...], str]:
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-
+def _layout(fd: int) -> tuple[tuple[_Segment, ...], str]:
+    """Memory segments and VMCOREINFO, by the program headers; an import of an ELF parser would cost more."""
     segments, vmcoreinfo = [], ""
-    try:
-        with path.open("rb") as file:
-            for segment in ELFFile(file).iter_segments():
-                if segment["p_type"] == "PT_LOAD":
-                    pa = None if segment["p_paddr"] == 2**64 - 1 else segment["p_paddr"]
-                    segments.append(_Segment(segment["p_vaddr"], pa, segment["p_offset"], segment["p_memsz"]))
-                elif segment["p_type"] == "PT_NOTE":
-                    vmcoreinfo += _vmcoreinfo(segment.data())
-    except (ELFError, OSError, UnicodeDecodeError) as error:
-        die(f"{path} is not a kernel core: {error}")
+    for kind, _, offset, va, pa, size, *_ in _program_headers(fd):
+        if kind == _PT_LOAD:
+            segments.append(_Segment(va, None if pa == _NO_ADDRESS else pa, offset, size))
+        elif kind == _PT_NOTE and offset < KERNEL_HALF:
+            vmcoreinfo += _vmcoreinfo(os.pread(fd, min(size, NOTES_LIMIT), offset))
     return tuple(segments), vmcoreinfo
+
+
+def _program_headers(fd: int) -> Iterator[tuple[int, ...]]:
+    head = os.pread(fd, _ELF_HEADER.size, 0)
+    if len(head) < _ELF_HEADER.size or not head.startswith(b"\x7fELF\x02\x01"):
+        die("not a 64-bit little-endian ELF file")
+    fields = _ELF_HEADER.unpack(head)
+    table, entry_size, count = fields[5], fields[9], fields[10]
+    size = _PROGRAM_HEADER.size * count
+    data = os.pread(fd, size, table) if table < KERNEL_HALF else b""
+    if entry_size != _PROGRAM_HEADER.size or len(data) != size:
+        die("its program headers are cut short")
+    return _PROGRAM_HEADER.iter_unpack(data)
 
 
 def _vmcoreinfo(notes: bytes) -> str:
@@ -170,20 +202,23 @@ def _pgd_of(kcore: Kcore, mm: int, init_root: int, levels: int) -> int | None:
 
 
 def memory_facts(
-    kcore: Kcore, mappings: Iterable[Mapping], real_mode_header: int | None, hypercall_pointer: int | None
+    kcore: Kcore, mappings: Sequence[Mapping], real_mode_header: int | None, hypercall_pointer: int | None
 ) -> MemoryFacts:
     """Read what memory alone tells, given the addresses of the symbols `real_mode_header` and `hv_hypercall_pg`."""
+    if (pages := sum(len(m.frames) for m in mappings)) > CODE_PAGES:
+        die(f"{pages} pages are executable", "the page tables are garbage, or the kernel runs without NX (noexec=off)")
     int3, thunks = [], []
     for frame in (frame for m in mappings for frame in range(m.frames.start, m.frames.end)):
-        page = kcore.physical(frame << PAGE_SHIFT) or b""
-        if page == _INT3_PAGE:
+        content = kcore.physical(frame << PAGE_SHIFT) or b""
+        if content == _INT3_PAGE:
             int3.append(PageRange(frame, frame + 1))
-        elif _THUNKS.fullmatch(page):
+        elif _THUNKS.fullmatch(content):
             thunks.append(PageRange(frame, frame + 1))
+    page = kcore.word(hypercall_pointer) or 0
     return MemoryFacts(
         page_offset=kcore.page_offset,
         trampoline=_trampoline(kcore, real_mode_header),
-        hypercall_page=kcore.word(hypercall_pointer) or None,
+        hypercall_page=page if page >= KERNEL_HALF else None,
         int3_pages=tuple(PageSet(int3)),
         thunk_pages=tuple(PageSet(thunks)),
     )

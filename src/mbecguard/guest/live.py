@@ -9,7 +9,7 @@ from pathlib import Path
 from mbecguard.guest.kcore import Kcore, executable_mappings, memory_facts
 from mbecguard.guest.procfs import Kallsyms
 from mbecguard.guest.source import Guest, KernelMemory
-from mbecguard.guest.tree import Tree
+from mbecguard.guest.tree import Tree, present
 
 #: Where distributions put the image of release R; the first that exists is taken.
 IMAGE_PLACES = (
@@ -49,10 +49,10 @@ def live_guest(root: Path = Path("/")) -> Guest:
     guest = Guest(Tree(root), KcoreSource(root / "proc/kcore"), None, None, live=True)
     release = guest.release
     modules = root / "lib/modules" / release
-    return replace(guest, kernel_image=_image(root, release), modules_dir=modules if modules.is_dir() else None)
+    return replace(guest, kernel_image=_image(root, release), modules_dir=modules if present(modules.is_dir) else None)
 
 
 def _image(root: Path, release: str) -> Path | None:
     fixed = (root / place.format(release=release) for place in IMAGE_PLACES)
     unified = (path for pattern in IMAGE_GLOBS for path in sorted(root.glob(pattern.format(release=release))))
-    return next((path for path in (*fixed, *unified) if path.is_file()), None)
+    return next((path for path in (*fixed, *unified) if present(path.is_file)), None)

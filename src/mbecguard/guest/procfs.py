@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 
 from mbecguard.errors import die
 from mbecguard.pages import ADDRESS_SPACE_PAGES, PageRange
 
+NAMED_DISTANCE = 1 << 30  #: bytes behind a symbol in which it still says something about an address
 KERNEL_HALF = 1 << 63  #: lowest address that can only be a kernel address, 4 or 5 levels of page tables
 
 
@@ -58,15 +60,18 @@ class Kallsyms:
         self._data = data
         if self.address("_text") is None:
             die("kernel symbols lack _text", "this /proc/kallsyms is truncated or not of an x86-64 kernel")
-        if not self.address("_text"):
+        text = self.address("_text") or 0
+        if not text:
             die(
                 "kernel symbol addresses are hidden (all zero)",
                 "read /proc/kallsyms with CAP_SYSLOG, and with kernel.kptr_restrict below 2",
             )
+        if text < KERNEL_HALF:
+            die(f"/proc/kallsyms has _text at {text:#x}, which is no kernel address", _DAMAGED)
 
     def address(self, name: str) -> int | None:
         """Address of a symbol of the kernel proper; None if there is none of that name."""
-        position = self._data.find(b" " + name.encode() + b"\n")
+        position = self._data.find(b" " + name.encode(errors="replace") + b"\n")
         return None if position < 0 else self._line(position).va
 
     def tagged(self, tag: str) -> tuple[Symbol, ...]:
@@ -80,18 +85,25 @@ class Kallsyms:
         return tuple(found)
 
     def nearest(self, va: int) -> str:
-        """`symbol+0xoffset` of the last symbol at or below `va`, or "no symbol"."""
-        best = max((s for s in self._symbols() if s.va <= va), key=lambda s: s.va, default=None)
-        return f"{best.name}+{va - best.va:#x}" if best else "no symbol"
+        """`symbol+0xoffset` of the last symbol at or below `va`, or "no symbol" if none is near."""
+        addresses, names = self._index
+        index = bisect_right(addresses, va) - 1
+        if index < 0 or va - addresses[index] >= NAMED_DISTANCE:
+            return "no symbol"
+        return f"{names[addresses[index]].decode(errors='replace')}+{va - addresses[index]:#x}"
 
-    def _symbols(self) -> Iterator[Symbol]:
-        return (symbol for line in self._data.splitlines() if (symbol := _symbol(line)))
+    @cached_property
+    def _index(self) -> tuple[list[int], dict[int, bytes]]:
+        """All addresses, sorted, and the first name in the file of each."""
+        lines = re.findall(rb"^([0-9a-f]{1,16}) \S ([^\t \n]+)", self._data, re.MULTILINE)
+        names = {int(va, 16): name for va, name in reversed(lines)}
+        return sorted(names), names
 
     def _line(self, position: int) -> Symbol:
         start = self._data.rfind(b"\n", 0, position) + 1
         end = self._data.find(b"\n", position)
         line = self._data[start : end if end >= 0 else None]
-        return _symbol(line) or die(f"/proc/kallsyms has a malformed line: {line[:60]!r}")
+        return _symbol(line) or die(f"/proc/kallsyms has a malformed line: {line[:60]!r}", _DAMAGED)
 
 
 def _symbol(line: bytes) -> Symbol | None:
@@ -102,9 +114,12 @@ def _symbol(line: bytes) -> Symbol | None:
     return Symbol(int(va, 16), name.decode(errors="replace"), tag.decode(errors="replace"))
 
 
+_DAMAGED = "if this is a recording it is damaged: record the guest again"
+
+
 def parse_iomem(text: str) -> tuple[IomemRegion, ...]:
     """All lines, whatever their depth. Dies if the kernel hid the addresses (all zero without CAP_SYS_ADMIN)."""
-    lines = re.findall(r"^ *([0-9a-f]+)-([0-9a-f]+) : (.*)$", text, re.MULTILINE)
+    lines = re.findall(r"^ *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$", text, re.MULTILINE)
     regions = tuple(IomemRegion(int(a, 16), int(b, 16) + 1, name) for a, b, name in lines)
     if regions and all(r.end == 1 for r in regions):
         die("physical addresses are hidden (/proc/iomem is all zero)", "run as root with CAP_SYS_ADMIN")
@@ -115,23 +130,25 @@ def parse_modules(text: str) -> tuple[LoadedModule, ...]:
     """/proc/modules: name, size in bytes, refcount, users, state, address, taints."""
     modules = []
     for line in text.splitlines():
-        words = line.split()
-        if len(words) < 6 or not words[1].isdigit():
-            die(f"/proc/modules has a malformed line: {line[:60]!r}")
-        modules.append(LoadedModule(words[0], int(words[1]), words[4]))
+        match = _MODULE.match(line) or die(f"/proc/modules has a malformed line: {line[:60]!r}", _DAMAGED)
+        modules.append(LoadedModule(match["name"], int(match["bytes"]), match["state"]))
     return tuple(modules)
+
+
+# The name becomes part of a path: no slash, and not "..".
+_MODULE = re.compile(r"(?P<name>\w[\w.+-]*) (?P<bytes>\d{1,12}) \S+ \S+ (?P<state>\S+) 0x[0-9a-f]+", re.ASCII)
 
 
 def parse_vmallocinfo(text: str) -> tuple[VmallocArea, ...]:
     """Areas with real addresses. At kptr_restrict=0 the kernel hashes them to 32 bits: those lines are dropped."""
-    lines = re.findall(r"^0x([0-9a-f]+)-0x([0-9a-f]+) +\d+ ([\w.]+)\+0x", text, re.MULTILINE)
+    lines = re.findall(r"^0x([0-9a-f]{16})-0x([0-9a-f]{16}) +\d+ ([\w.]+)\+0x", text, re.MULTILINE)
     areas = (VmallocArea(int(a, 16), int(b, 16), caller) for a, b, caller in lines)
     return tuple(area for area in areas if KERNEL_HALF <= area.start < area.end)
 
 
 def parse_max_pfn(cpuinfo: str) -> int:
     """Guest-physical page frames by "address sizes" (CPUID 80000008H EAX[7:0]); the architectural limit if absent."""
-    match = re.search(r"^address sizes\s*: (\d+) bits physical", cpuinfo, re.MULTILINE)
+    match = re.search(r"^address sizes\s*: ([0-9]{1,9}) bits physical", cpuinfo, re.MULTILINE)
     if not match:
         return ADDRESS_SPACE_PAGES
     bits = int(match[1])
@@ -141,11 +158,11 @@ def parse_max_pfn(cpuinfo: str) -> int:
 
 
 def parse_number(text: str, where: str) -> int:
-    """A decimal or 0x number as sysfs and sysctl files have it."""
-    try:
-        return int(text.strip(), 0)
-    except ValueError:
-        die(f"{where} does not hold a number: {text.strip()[:40]!r}")
+    """A decimal or 0x number of 64 bits, not negative, as sysfs and sysctl files have it."""
+    text = text.strip()
+    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,19}", text):
+        return int(text, 16 if text.startswith("0x") else 10)
+    die(f"{where} does not hold a number: {text[:40]!r}", _DAMAGED)
 
 
 def page_frames(region: IomemRegion) -> PageRange:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mbecguard.errors import die
+from mbecguard.errors import UserError, die
 from mbecguard.guest import execmap
 from mbecguard.guest.efi import RUNTIME_MAP
 from mbecguard.guest.kcore import MemoryFacts
 from mbecguard.guest.procfs import Kallsyms
 from mbecguard.guest.source import Guest, KernelMemory
-from mbecguard.guest.tree import Tree
+from mbecguard.guest.tree import Tree, present
 from mbecguard.serial import decode, encode
 
 MEMORY_SCHEMA = "mbecguard.memory/1"
@@ -63,15 +63,15 @@ class RecordedSource:
 
 def recorded_guest(folder: Path) -> Guest:
     """The guest recorded in `folder`. Its image and modules may also be given by `Guest.with_images`."""
-    if not (folder / "proc").is_dir():
+    if not present((folder / "proc").is_dir):
         die(f"{folder} is not a recorded guest", "record one with `mbecguard record DIR`")
     guest = Guest(Tree(folder), RecordedSource(Tree(folder)), None, None, live=False)
     image = folder / "boot/vmlinuz"
     modules = (folder / "lib/modules" / guest.release, folder / "lib/modules")
     return replace(
         guest,
-        kernel_image=image if image.is_file() else None,
-        modules_dir=next((m for m in modules if m.is_dir()), None),
+        kernel_image=image if present(image.is_file) else None,
+        modules_dir=next((m for m in modules if present(m.is_dir)), None),
     )
 
 
@@ -84,7 +84,7 @@ def _memory_facts(tree: Tree) -> MemoryFacts:
         if data.pop("schema") != MEMORY_SCHEMA:
             die("memory.json has an unknown schema", f"this version reads {MEMORY_SCHEMA}")
         return decode(MemoryFacts, data)
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         die(f"memory.json is damaged: {error}", "record the guest again")
 
 
@@ -92,12 +92,26 @@ def record(guest: Guest, folder: Path) -> list[str]:
     """Save the facts of `guest` into the new or empty `folder`; returns the paths written, relative to it.
 
     The page tables are read last and the module list is compared before and after, so that a recording made while
-    modules come and go is refused rather than inconsistent.
+    modules come and go is refused rather than inconsistent. Whatever goes wrong, nothing half-made stays behind.
     """
-    if folder.exists() and any(folder.iterdir()):
-        die(f"{folder} is not empty", "give a new folder")
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            die(f"{folder} is not empty", "give a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        die(f"{folder} cannot be a recording: {error.strerror}", "give a new folder where files may be made")
+    try:
+        return _collect(guest, _Writer(folder))
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        die(f"the recording failed: {error.filename or folder}: {error.strerror}", "is the disk full?")
+
+
+def _collect(guest: Guest, writer: _Writer) -> list[str]:
     before = guest.tree.data("proc/modules")
-    writer = _Writer(folder)
     for path in (*COPIED, *_module_files(guest.tree), *_runtime_map_files(guest.tree)):
         writer.add(path, guest.tree.data(path))
     for path in COMPRESSED:
@@ -109,11 +123,7 @@ def record(guest: Guest, folder: Path) -> list[str]:
     facts: dict[str, Any] = {"schema": MEMORY_SCHEMA, **encode(memory.facts)}
     writer.add("memory.json", json.dumps(facts, indent=1).encode())
     if guest.tree.data("proc/modules") != before:
-        shutil.rmtree(folder)
-        die(
-            "modules came or went while the guest was recorded",
-            "wait until the system is quiet and try again",
-        )
+        die("modules came or went while the guest was recorded", "wait until the system is quiet and try again")
     return writer.written
 
 

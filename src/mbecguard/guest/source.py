@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +12,10 @@ from mbecguard.errors import die
 from mbecguard.guest.execmap import Mapping
 from mbecguard.guest.kcore import MemoryFacts
 from mbecguard.guest.procfs import Kallsyms
-from mbecguard.guest.tree import Tree
+from mbecguard.guest.tree import Tree, present
+
+# It becomes part of a path: no slash, and not "..". include/uapi/linux/utsname.h: 64 bytes.
+_RELEASE = re.compile(r"\w[\w.+~:@-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,12 @@ class Guest:
     def release(self) -> str:
         """Kernel release, as `uname -r` prints it."""
         release = self.tree.text("proc/sys/kernel/osrelease") or ""
-        words = (self.tree.text("proc/version") or "").split()
-        return release.strip() or (
-            words[2]
-            if len(words) > 2
-            else die("the kernel's release is unknown", "proc/version or proc/sys/kernel/osrelease is needed")
-        )
+        words = release.split() or (self.tree.text("proc/version") or "").split()[2:]
+        if not words:
+            die("the kernel's release is unknown", "proc/version or proc/sys/kernel/osrelease is needed")
+        if not _RELEASE.fullmatch(words[0]):
+            die(f"{words[0][:80]!r} is no kernel release", "the recording is damaged: record the guest again")
+        return words[0]
 
     @property
     def boot_id(self) -> str:
@@ -58,12 +62,12 @@ class Guest:
 
     def with_images(self, kernel_image: Path | None, modules_dir: Path | None) -> Guest:
         """The same guest with image files given by the user; they must exist."""
-        if kernel_image and not kernel_image.is_file():
+        if kernel_image and not present(kernel_image.is_file):
             die(
                 f"no kernel image at {kernel_image}",
                 "give the vmlinuz, vmlinux or unified kernel image that runs",
             )
-        if modules_dir and not modules_dir.is_dir():
+        if modules_dir and not present(modules_dir.is_dir):
             die(
                 f"no modules folder at {modules_dir}",
                 "give the folder of one release, as /lib/modules/RELEASE",

@@ -158,7 +158,7 @@ def _contents(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        die(f"{file} cannot be read: {error.strerror}")
+        die(f"{file} cannot be read: {error.strerror}", "run as root, or give a copy that may be read")
 
 
 def _address(tree: Tree, path: str) -> int:

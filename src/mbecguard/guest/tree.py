@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import lzma
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 from mbecguard.errors import die
 
-FILE_LIMIT = 256 << 20  #: bytes of any one file, after decompression
+FILE_LIMIT = 256 << 20  #: bytes of any one file, before and after decompression
 _PIECE = 1 << 20
+_UNPACK_MEMORY = 128 << 20  #: bytes the xz decoder may use; `xz -9` needs 65 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +25,11 @@ class Tree:
     def data(self, path: str) -> bytes | None:
         """Contents of a file, None if there is none. Dies where it exists but may not be read."""
         try:
-            return self._plain(path) if (self.root / path).exists() else self._compressed(path)
+            return self._plain(path) if (self.root / path).is_file() else self._compressed(path)
         except PermissionError:
-            die(
-                f"/{path} may not be read",
-                "run as root; lockdown=confidentiality also forbids some of these files",
-            )
+            _forbidden(path)
         except OSError as error:
-            die(f"{self.root / path} cannot be read: {error.strerror}")
+            die(f"{self.root / path} cannot be read: {error.strerror}", "record the guest again, or check the disk")
 
     def text(self, path: str) -> str | None:
         """The same as text; bytes that are not UTF-8 are replaced."""
@@ -41,23 +40,46 @@ class Tree:
         """Sorted names in a folder (without `.xz`); empty if there is none."""
         try:
             return sorted({entry.name.removesuffix(".xz") for entry in (self.root / folder).iterdir()})
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except PermissionError:
+            _forbidden(folder)
+        except OSError as error:
+            die(f"{self.root / folder} cannot be read: {error.strerror}", "record the guest again, or check the disk")
 
     def _plain(self, path: str) -> bytes:
-        # In pieces: for a sysctl the kernel allocates a buffer of the size that is asked for.
+        # In pieces: for a sysctl the kernel allocates a buffer of the size that is asked for. A seq_file hands out
+        # a page at a time, whatever is asked for.
+        data = bytearray()
         with (self.root / path).open("rb", buffering=0) as file:
-            pieces = iter(lambda: file.read(_PIECE), b"")
-            return _bounded(b"".join(islice(pieces, FILE_LIMIT // _PIECE + 1)), path)
+            while len(data) <= FILE_LIMIT and (piece := file.read(_PIECE)):
+                data += piece
+        return _bounded(bytes(data), path)
 
     def _compressed(self, path: str) -> bytes | None:
         packed = self.root / f"{path}.xz"
-        if not packed.exists():
+        if not packed.is_file():
             return None
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_UNPACK_MEMORY)
         try:
-            return _bounded(lzma.LZMADecompressor().decompress(packed.read_bytes(), FILE_LIMIT + 1), path)
+            data = _bounded(unpacker.decompress(self._plain(f"{path}.xz"), FILE_LIMIT + 1), path)
         except lzma.LZMAError as error:
             die(f"{packed} is damaged: {error}", "record the guest again")
+        if not unpacker.eof or unpacker.unused_data:
+            die(f"{packed} is damaged: it is cut short, or something follows it", "record the guest again")
+        return data
+
+
+def present(check: Callable[[], bool]) -> bool:
+    """What `Path.is_file` or `Path.is_dir` says, False also where a folder above may not be searched."""
+    try:
+        return check()
+    except OSError:
+        return False
+
+
+def _forbidden(path: str) -> NoReturn:
+    die(f"/{path} may not be read", "run as root; lockdown=confidentiality also forbids some of these files")
 
 
 def _bounded(data: bytes, path: str) -> bytes:

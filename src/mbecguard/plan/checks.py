@@ -41,11 +41,16 @@ def _image(kernel: KernelFacts) -> Iterator[Finding]:
 
 
 def _place(survey: Survey) -> Iterator[Finding]:
-    code, tables = survey.kernel.code_iomem, physical_text(survey)
+    kernel, code = survey.kernel, survey.kernel.code_iomem
     if code is None:
         yield finding("kernel-code-missing")
-    elif tables is not None and code[0] != tables:
-        yield finding("kernel-code-mismatch", iomem=code[0], tables=tables)
+        return
+    for m in survey.mappings:
+        va = max(m.va, kernel.text_va)
+        iomem, tables = code[0] + va - kernel.text_va, m.pa + va - m.va
+        if va < min(m.va + m.bytes, kernel.text_end_va) and iomem != tables:
+            yield finding("kernel-code-mismatch", va=va, iomem=iomem, tables=tables)
+            return
 
 
 def _module(module: ModuleFacts) -> Iterator[Finding]:

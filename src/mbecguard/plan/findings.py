@@ -54,6 +54,9 @@ CATALOGUE: dict[str, Kind] = {
         "{pages} pages at {va:#x} (physical {pa:#x}) are kernel-executable and unexplained; they are dropped as asked",
         "if the kernel runs them after the lock it will crash; nearest symbol {symbol}",
     ),
+    "unexplained-denied-more": Kind(
+        _W, "{count} more unexplained mappings are dropped and not listed", "see those that are listed"
+    ),
     "kernel-image-unusable": Kind(
         _B, "the kernel's image cannot be used: {problem}", "install the package of the running kernel, {release}"
     ),
@@ -74,7 +77,7 @@ CATALOGUE: dict[str, Kind] = {
     ),
     "kernel-code-mismatch": Kind(
         _B,
-        '/proc/iomem has "Kernel code" at {iomem:#x}, the page tables have _text at {tables}',
+        "by /proc/iomem the kernel text at {va:#x} lies at physical {iomem:#x}, by the page tables at {tables:#x}",
         "the two sources contradict each other: do not trust this guest, or record it again",
     ),
     "promised-not-executable": Kind(
@@ -129,8 +132,8 @@ CATALOGUE: dict[str, Kind] = {
     ),
     "physical-space": Kind(
         _I,
-        "the guest-physical width is unknown; the whole architectural space of 52 bits is denied",
-        "record proc/cpuinfo as well",
+        "the whole architectural space of 52 physical address bits is denied",
+        "if the guest has fewer, record proc/cpuinfo as well",
     ),
     "shared-frame": Kind(
         _W,

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mbecguard.errors import die
+from mbecguard.guest.execmap import Mapping
 from mbecguard.guest.survey import Survey
 from mbecguard.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PageMap, PageRange, PageSet
 from mbecguard.plan.checks import contradictions, physical_text
 from mbecguard.plan.findings import Finding, Severity, finding
 from mbecguard.plan.policy import CHOICES, CodeKind, Policy
-from mbecguard.plan.rules import RULES, Claim, Ground, is_efi_address
+from mbecguard.plan.rules import RULES, Claim, Ground
 from mbecguard.serial import decode, digest, encode
 
 SCHEMA = "mbecguard.plan/1"
@@ -91,9 +92,12 @@ class Plan:
 
 
 def plan_from_json(data: object) -> Plan:
-    """The inverse of `Plan.to_json`; dies if the digest does not match."""
+    """The inverse of `Plan.to_json`; dies if the digest does not match, or the ranges do not tile the space."""
     try:
         plan = decode(Plan, data)
+        pieces = sorted((*(k.pages for k in plan.keep), *plan.deny))
+        if [p.start for p in pieces] != [0, *(p.end for p in pieces[:-1])]:
+            raise ValueError("keep and deny do not tile the physical space")
     except ValueError as error:
         die(f"not a plan: {error}", "make it again with `mbecguard plan --json`")
     if plan.digest != _digest(plan):
@@ -115,8 +119,8 @@ def build_plan(survey: Survey, policy: Policy, nearest: Nearest = lambda _va: "u
                 f"a mapping at {mapping.va:#x} leads to {mapping.pa:#x}, outside the guest's physical space",
                 "the page tables or proc/cpuinfo are wrong; record the guest again",
             )
-        engine.attribute(mapping.va, mapping.virtual, mapping.frames, mapping.writable)
-    engine.keep_physical()
+        engine.attribute(mapping)
+    engine.keep_physical(efi_is_exact=any(claim.kind is CodeKind.EFI_RUNTIME for claim in claims))
     return engine.plan([*contradictions(survey), *_promises(claims, ground.runs), *_notes(survey)])
 
 
@@ -164,30 +168,32 @@ class _Engine:
         self._survey, self._policy, self._nearest, self._explained = survey, policy, nearest, explained
         self._kept: PageMap[_Reason] = PageMap()
         self._int3 = PageSet(survey.memory.int3_pages)
-        self._dropped: dict[CodeKind, int] = {}
+        self._dropped: dict[CodeKind, list[PageRange]] = {}
         self._unexplained: list[tuple[PageRange, int]] = []
         self._findings: list[Finding] = []
 
-    def attribute(self, va: int, virtual: PageRange, frames: PageRange, writable: bool) -> None:
+    def attribute(self, mapping: Mapping) -> None:
         """Decide about one executable mapping, page-exact."""
-        offset = virtual.start - frames.start
-        for pages, claim in self._explained.within(virtual):
+        offset = mapping.virtual.start - mapping.frames.start
+        for pages, claim in self._explained.within(mapping.virtual):
             if claim is None:
                 self._unexplained.append((pages, offset))
             elif not self._policy.keeps(claim.kind):
-                self._dropped[claim.kind] = self._dropped.get(claim.kind, 0) + len(pages)
+                self._dropped.setdefault(claim.kind, []).append(pages.shift(-offset))
             else:
                 self._keep(pages.shift(-offset), _Reason(claim.kind, claim.owner, claim.section, offset))
-                if writable:
+                if mapping.writable:
+                    va = pages.start << PAGE_SHIFT
                     self._findings.append(finding("writable-executable", pages=len(pages), va=va))
 
-    def keep_physical(self) -> None:
+    def keep_physical(self, efi_is_exact: bool) -> None:
         """Keep what no executable mapping shows: the firmware's map without efi_mm, the crash kernel by policy."""
-        firmware = PageSet(self._survey.efi_runtime)
-        exact = any(is_efi_address(m) for m in self._survey.mappings)
-        if firmware and not exact and self._policy.keeps(CodeKind.EFI_RUNTIME):
+        firmware = PageSet(() if efi_is_exact else self._survey.efi_runtime)
+        if firmware and self._policy.keeps(CodeKind.EFI_RUNTIME):
             self._findings.append(finding("efi-superset", pages=firmware.pages))
             self._keep_all(firmware, CodeKind.EFI_RUNTIME, "firmware", "runtime-map")
+        elif firmware:
+            self._dropped[CodeKind.EFI_RUNTIME] = list(firmware)
         crash = PageSet(self._survey.crash_kernel)
         if self._policy.keep_crash_kernel:
             self._keep_all(crash, CodeKind.KEXEC, "kernel", "crash kernel region")
@@ -216,8 +222,8 @@ class _Engine:
             for free, other in list(self._kept.within(part)):
                 if other is None:
                     self._kept.put(free, reason)
-                elif CodeKind.EFI_RUNTIME not in (reason.kind, other.kind):
-                    self._report_shared(free, reason, other)
+                elif not reason.kind is other.kind is CodeKind.EFI_RUNTIME:  # efi_mm maps them twice
+                    self._report_shared(free, reason.offset, other.offset)
 
     def _keep_all(self, frames: PageSet, kind: CodeKind, owner: str, section: str) -> None:
         base = (self._survey.memory.page_offset or 0) >> PAGE_SHIFT
@@ -226,14 +232,13 @@ class _Engine:
                 if other is None:
                     self._kept.put(free, _Reason(kind, owner, section, base))
 
-    def _report_shared(self, frames: PageRange, one: _Reason, two: _Reason) -> None:
-        first, second = ((frames.start + reason.offset) << PAGE_SHIFT for reason in (one, two))
-        first, second = sorted((first, second))
+    def _report_shared(self, frames: PageRange, *offsets: int) -> None:
+        first, second = sorted((frames.start + offset) << PAGE_SHIFT for offset in offsets)
         self._findings.append(finding("shared-frame", pa=frames.start << PAGE_SHIFT, first=first, second=second))
 
     def _report(self) -> None:
-        for kind, pages in self._dropped.items():
-            choice = CHOICES[kind]
+        for kind, frames in self._dropped.items():
+            choice, pages = CHOICES[kind], PageSet(frames).pages
             self._findings.append(finding("dropped", pages=pages, kind=kind, loss=choice.loss, key=choice.key))
         padding = PageSet(run for run, _ in self._kept) & self._int3
         if padding:
@@ -241,12 +246,17 @@ class _Engine:
         self._report_unexplained()
 
     def _report_unexplained(self) -> None:
-        name = "unexplained-denied" if self._policy.deny_unexplained else "unexplained-mapping"
+        deny = self._policy.deny_unexplained
+        for pages, offset in self._unexplained:
+            for frames, why in self._kept.within(pages.shift(-offset)):
+                if why:
+                    self._report_shared(frames, offset, why.offset)
         for pages, offset in self._unexplained[:UNEXPLAINED_LIMIT]:
             va, pa = pages.start << PAGE_SHIFT, (pages.start - offset) << PAGE_SHIFT
+            name = "unexplained-denied" if deny else "unexplained-mapping"
             self._findings.append(finding(name, pages=len(pages), va=va, pa=pa, symbol=self._nearest(va)))
-        if len(self._unexplained) > UNEXPLAINED_LIMIT and not self._policy.deny_unexplained:
-            self._findings.append(finding("unexplained-more", count=len(self._unexplained) - UNEXPLAINED_LIMIT))
+        if (more := len(self._unexplained) - UNEXPLAINED_LIMIT) > 0:
+            self._findings.append(finding("unexplained-denied-more" if deny else "unexplained-more", count=more))
 
     def _text_pa(self) -> int:
         tables, code = physical_text(self._survey), self._survey.kernel.code_iomem

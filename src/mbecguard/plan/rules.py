@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mbecguard.guest.execmap import Mapping
 from mbecguard.guest.kcore import EFI_WINDOW, START_KERNEL_MAP
-from mbecguard.guest.procfs import Symbol
+from mbecguard.guest.procfs import KERNEL_HALF, Symbol
 from mbecguard.guest.survey import ModuleFacts, Survey
 from mbecguard.image.module import text_layout
 from mbecguard.image.sections import SectionKind
@@ -66,7 +66,7 @@ class Ground:
         offset = mapping.va - mapping.pa
         if self.survey.memory.page_offset is not None:
             return offset == self.survey.memory.page_offset
-        return 1 << 63 <= mapping.va < START_KERNEL_MAP and offset % GIGABYTE == 0
+        return KERNEL_HALF <= mapping.va < START_KERNEL_MAP and offset % GIGABYTE == 0
 
 
 def is_block(run: PageRange) -> bool:
@@ -77,8 +77,8 @@ def is_block(run: PageRange) -> bool:
 def module_base(module: ModuleFacts) -> int | None:
     """Virtual address of a module's text allocation, or None if it has no text or no address of it is known."""
     layout = text_layout(module.image) if module.image else {}
-    bases = (module.sections[name] - offset for name, offset in layout.items() if module.sections.get(name))
-    return next(bases, None)
+    bases = (module.sections.get(name, 0) - offset for name, offset in layout.items())
+    return next((base for base in bases if base >= KERNEL_HALF), None)
 
 
 def _kernel_text(ground: Ground) -> Iterator[Claim]:
@@ -88,7 +88,7 @@ def _kernel_text(ground: Ground) -> Iterator[Claim]:
     resident = [s for s in kernel.image.sections if s.kind is SectionKind.RESIDENT]
     linked = next(s.va for s in resident if s.name == ".text")
     for s in resident:
-        pages = PageRange.covering(s.va - linked + kernel.text_va, s.bytes)
+        pages = PageRange.covering((s.va - linked + kernel.text_va) % 2**64, s.bytes)
         yield Claim(pages, CodeKind.KERNEL_TEXT, "kernel", s.name, promised=True)
 
 
@@ -155,8 +155,9 @@ def _hypercall_page(ground: Ground) -> Iterator[Claim]:
 def _trampoline(ground: Ground) -> Iterator[Claim]:
     known = ground.survey.memory.trampoline or PageRange.covering(0, LOW_MEMORY)
     for m in ground.mappings:
-        if ground.in_direct_map(m) and m.frames & known == m.frames:
-            yield Claim(m.virtual, CodeKind.TRAMPOLINE, "kernel", "real_mode_header")
+        if ground.in_direct_map(m):
+            virtual = (m.frames & known).shift(m.virtual.start - m.frames.start)
+            yield Claim(virtual, CodeKind.TRAMPOLINE, "kernel", "real_mode_header")
 
 
 def is_efi_address(mapping: Mapping) -> bool:

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recordings: read, made, refused; and where a guest's images lie."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from mbecguard.errors import UserError
+from mbecguard.guest.kcore import MemoryFacts
+from mbecguard.guest.live import live_guest
+from mbecguard.guest.procfs import Kallsyms
+from mbecguard.guest.recorded import RecordedSource, record, recorded_guest
+from mbecguard.guest.source import Guest, KernelMemory
+from mbecguard.guest.survey import survey
+from mbecguard.guest.tree import Tree
+from mbecguard.pages import PageRange
+from tests.guestmaker import PAGE_OFFSET, RELEASE, SCATTERED, SHARED_BLOCK, Description
+
+SYMBOLS = Kallsyms(b"ffffffff81000000 T _text\n")
+
+
+@pytest.mark.parametrize("guest", [SCATTERED, SHARED_BLOCK], ids=["scattered", "block"])
+def test_a_recording_of_a_recording_tells_the_same(tmp_path: Path, guest: Description) -> None:
+    first = recorded_guest(guest.write(tmp_path / "first"))
+    written = record(first, tmp_path / "deep/second")
+    second = recorded_guest(tmp_path / "deep/second")
+    assert survey(second, None)[0] == survey(first, None)[0]
+    assert second.boot_id == first.boot_id == "0b4f5a52-1111-4222-8333-444455556666"
+    copy = tmp_path / "deep/second"
+    assert sorted(written) == sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
+    assert {"boot/vmlinuz", "execmap.json", "memory.json", "proc/kallsyms.xz", "proc/iomem"} <= set(written)
+
+
+def test_facts_that_a_guest_lacks_are_left_out(tmp_path: Path) -> None:
+    bare = replace(SCATTERED, modules=(), firmware=())
+    for path in ("boot/vmlinuz", "memory.json", "proc/cpuinfo", "sys/kernel/kexec_loaded"):
+        bare = bare.with_file(path, None)
+    guest = recorded_guest(bare.write(tmp_path / "first"))
+    assert guest.kernel_image is guest.modules_dir is None
+    written = record(guest, tmp_path / "second")
+    assert not {"boot/vmlinuz", "proc/cpuinfo.xz", "sys/kernel/kexec_loaded"} & set(written)
+    assert RecordedSource(Tree(tmp_path / "second")).read(SYMBOLS).facts == MemoryFacts()
+
+
+def test_places_that_cannot_be_a_recording(tmp_path: Path) -> None:
+    guest = recorded_guest(SCATTERED.write(tmp_path / "guest"))
+    (tmp_path / "file").touch()
+    for place, message in (("guest", "is not empty"), ("file", "cannot be"), ("file/below", "cannot be")):
+        with pytest.raises(UserError, match=message) as caught:
+            record(guest, tmp_path / place)
+        assert "new folder" in caught.value.hint
+    assert (tmp_path / "guest/execmap.json").exists()
+    (tmp_path / "empty").mkdir()
+    assert record(guest, tmp_path / "empty")
+
+
+class Moving:
+    """Memory of a guest to which something happens while it is read."""
+
+    def __init__(self, folder: Path, fault: Exception | None = None) -> None:
+        self._folder, self._fault = folder, fault
+
+    def read(self, symbols: Kallsyms) -> KernelMemory:
+        if self._fault:
+            raise self._fault
+        with (self._folder / "proc/modules").open("a") as file:
+            file.write("late 4096 0 - Live 0xffffffffc0900000\n")
+        return KernelMemory((), MemoryFacts())
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (None, "modules came or went"),
+        (UserError("no page tables", "a hint"), "no page tables"),
+        (OSError(28, "No space left on device"), "the recording failed: .*: No space left"),
+    ],
+)
+def test_nothing_half_made_stays_behind(tmp_path: Path, fault: Exception | None, message: str) -> None:
+    folder = SCATTERED.write(tmp_path / "guest")
+    guest = replace(recorded_guest(folder), memory=Moving(folder, fault))
+    with pytest.raises(UserError, match=message) as caught:
+        record(guest, tmp_path / "new")
+    assert caught.value.hint
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match="is not a recorded guest") as caught:
+            recorded_guest(place)
+        assert "mbecguard record" in caught.value.hint
+    shutil.rmtree(SCATTERED.write(tmp_path / "g") / "boot")
+    (tmp_path / "g/execmap.json").unlink()
+    with pytest.raises(UserError, match=r"has no execmap\.json"):
+        survey(recorded_guest(tmp_path / "g"), None)
+
+    def refuse(_: Path) -> NoReturn:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(UserError, match="is not a recorded guest"):
+        recorded_guest(tmp_path / "g")
+
+
+def memory(**changes: Any) -> str:
+    return json.dumps({"schema": "mbecguard.memory/1", **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "7", "null", "{}", "[" * 100000, "\ufffd", '["schema"]'),
+        memory(schema="mbecguard.memory/2"),
+        memory(more=1),
+        memory(page_offset="x"),
+        memory(page_offset=-1),
+        memory(page_offset=1.0),
+        memory(page_offset=1 << 64),
+        memory(page_offset=0),
+        memory(hypercall_page=-4096),
+        memory(hypercall_page=(1 << 63) - 1),
+        memory(trampoline={"start": 5, "end": 4}),
+        memory(trampoline={"start": -1, "end": 4}),
+        memory(trampoline=[1, 2]),
+        memory(trampoline={"start": 0, "end": 1 << 70}),
+        memory(int3_pages=[{"start": 0, "end": (1 << 40) + 1}]),
+        memory(int3_pages=[1]),
+        memory(int3_pages={"start": 1, "end": 2}),
+        memory(thunk_pages=[{"start": 1}]),
+        memory(thunk_pages=[{"start": 1, "end": 1e400}]),
+    ],
+    ids=range(27),
+)
+def test_garbage_memory_facts(tmp_path: Path, text: str) -> None:
+    folder = SCATTERED.with_file("memory.json", text).write(tmp_path)
+    with pytest.raises(UserError, match=r"memory\.json") as caught:
+        RecordedSource(Tree(folder)).read(SYMBOLS)
+    assert caught.value.hint
+
+
+def test_memory_facts(tmp_path: Path) -> None:
+    facts = RecordedSource(Tree(SCATTERED.write(tmp_path))).read(SYMBOLS).facts
+    assert facts.page_offset == PAGE_OFFSET
+    assert facts.trampoline == PageRange(0x99, 0x9B)
+    assert facts.thunk_pages == (PageRange(0x13004, 0x13005),)
+
+
+@pytest.mark.parametrize(
+    ("osrelease", "version", "release"),
+    [
+        ("6.12.1-a+b_c~d\n", None, "6.12.1-a+b_c~d"),
+        (None, "Linux version 7.2.0 (x) #1", "7.2.0"),
+        ("\n", "Linux version 7.2.0 (x) #1", "7.2.0"),
+        ("1.2", "Linux version 7.2.0", "1.2"),
+        (None, "Linux version", None),
+        (None, None, None),
+        ("../../etc", None, None),
+        ("/etc", None, None),
+        ("..", None, None),
+        ("a\0b", None, None),
+        ("x" * 65, None, None),
+        ("\ufffd", "Linux version 7.2.0", None),
+    ],
+)
+def test_release(tmp_path: Path, osrelease: str | None, version: str | None, release: str | None) -> None:
+    files = SCATTERED.with_file("proc/version", version).with_file("proc/sys/kernel/osrelease", osrelease)
+    guest = Guest(Tree(files.write(tmp_path)), RecordedSource(Tree(tmp_path)), None, None, live=False)
+    if release:
+        assert guest.release == release
+        return
+    with pytest.raises(UserError, match="release") as caught:
+        assert guest.release
+    assert caught.value.hint
+
+
+def test_images_by_option(tmp_path: Path) -> None:
+    guest = recorded_guest(SCATTERED.write(tmp_path / "g"))
+    assert guest.with_images(None, None) == guest
+    (tmp_path / "k").touch()
+    assert guest.with_images(tmp_path / "k", tmp_path).kernel_image == tmp_path / "k"
+    assert guest.with_images(None, tmp_path).modules_dir == tmp_path
+    for image, modules, message in (
+        (tmp_path, None, "no kernel image"),
+        (tmp_path / "none", None, "no kernel image"),
+        (None, tmp_path / "k", "no modules folder"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            guest.with_images(image, modules)
+        assert "give" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(f"boot/vmlinuz-{RELEASE}", f"usr/lib/modules/{RELEASE}/vmlinuz", f"lib/modules/{RELEASE}/vmlinuz"),
+        *("boot/vmlinuz-linux", f"boot/efi/EFI/Linux/debian-{RELEASE}-1.efi", f"efi/EFI/Linux/{RELEASE}.efi"),
+    ],
+)
+def test_where_a_running_guest_has_its_image(tmp_path: Path, place: str) -> None:
+    root = SCATTERED.with_file("boot/vmlinuz", None).write(tmp_path)
+    assert live_guest(root).kernel_image is None
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / place).touch()
+    guest = live_guest(root)
+    assert guest.kernel_image == root / place
+    assert guest.modules_dir == root / "lib/modules" / RELEASE
+    assert guest.live
+
+
+def test_modules_may_lie_one_folder_up(tmp_path: Path) -> None:
+    root = SCATTERED.write(tmp_path)
+    (root / "lib/modules" / RELEASE).rename(root / "lib/modules/other")
+    assert recorded_guest(root).modules_dir == root / "lib/modules"
+    assert len(survey(recorded_guest(root), None)[0].modules) == 3

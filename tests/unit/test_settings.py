@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table of settings, and the three places they come from."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mbecguard.errors import UserError
+from mbecguard.plan.policy import CHOICES, CodeKind, Policy, from_settings
+from mbecguard.settings import SETTINGS, load
+
+
+def toml(folder: Path, text: str | bytes) -> Path:
+    file = folder / "mbecguard.toml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return file
+
+
+def test_the_table_is_consistent() -> None:
+    keys = [s.key for s in SETTINGS]
+    assert len(set(keys)) == len(keys)
+    for s in SETTINGS:
+        assert s.key.count(".") == 1
+        assert s.help
+        assert isinstance(s.default, bool) != bool(s.choices)
+        assert isinstance(s.default, bool) or s.default in s.choices
+
+
+def test_defaults() -> None:
+    values = load()
+    assert values.text("policy.bpf") == "keep"
+    assert values.text("policy.kexec") == "drop"
+    assert values.enabled("freeze.modules")
+    assert not values.enabled("policy.tight")
+    assert from_settings(values) == Policy()
+
+
+def test_file_then_overrides(tmp_path: Path) -> None:
+    file = toml(tmp_path, '[policy]\nbpf = "drop"\ntight = true\n[lock]\nmode = "audit"\n')
+    values = load(file, ["lock.mode=enforce", "policy.kexec=keep", "policy.kexec=drop", "freeze.ftrace=false"])
+    assert values.text("policy.bpf") == "drop"
+    assert values.enabled("policy.tight")
+    assert values.text("lock.mode") == "enforce"
+    assert values.text("policy.kexec") == "drop"
+    assert not values.enabled("freeze.ftrace")
+    assert load(toml(tmp_path, "")).values == load().values
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize("choice", ["keep", "drop"])
+def test_every_choice_reaches_the_policy(kind: CodeKind, choice: str) -> None:
+    policy = from_settings(load(None, [f"policy.{CHOICES[kind].key}={choice}"]))
+    assert policy.keeps(kind) == (choice == "keep")
+    assert policy.dropped ^ Policy().dropped <= {kind}
+
+
+def test_flags_reach_the_policy() -> None:
+    flags = ["policy.crash_kernel=keep", "policy.tight=true", "policy.deny_unexplained=true"]
+    assert from_settings(load(None, flags)) == Policy(keep_crash_kernel=True, tight=True, deny_unexplained=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "message", "hint"),
+    [
+        ("policy.bfp=drop", "unknown setting 'policy.bfp'", "did you mean policy.bpf?"),
+        ("tihgt=true", "unknown setting 'tihgt'", "did you mean policy.tight?"),
+        ("=true", "unknown setting ''", "known settings: policy.bpf"),
+        ("#=1", "unknown setting '#'", "known settings: policy.bpf"),
+        ("policy.bpf", "is not KEY=VALUE", "for example"),
+        ("policy.bpf=perhaps", "one of keep, drop, not 'perhaps'", "BPF JIT"),
+        ("policy.bpf=true", "has to be a text, not True", "BPF JIT"),
+        ("policy.tight=yes", "has to be true or false, not 'yes'", "int3"),
+        ("policy.bpf=drop=drop", "not 'drop=drop'", "BPF JIT"),
+    ],
+)
+def test_wrong_overrides(override: str, message: str, hint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(None, [override])
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('bpf = "drop"', "bpf is outside any section"),
+        ('[policy]\nbfp = "drop"', "unknown setting 'policy.bfp'"),
+        ('[polic]\nbpf = "drop"', "unknown setting 'polic.bpf'"),
+        ("[policy]\nbpf = 1", "has to be a text, not 1"),
+        ("[policy]\ntight = 1", "has to be true or false, not 1"),
+        ("[policy]\nbpf = [1]", "has to be a text"),
+        ("[policy.bpf]\nx = 1", "has to be a text"),
+        ("[[policy]]\nx = 1", "policy is outside any section"),
+        ("[policy", "is not TOML"),
+        (b"\xff\xfe", "is not TOML"),
+        ("a = " + "[" * 20000, "is not TOML"),
+        ("[policy]\nbpf = " + "9" * 5000, "is not TOML"),
+    ],
+    ids=range(12),
+)
+def test_wrong_files(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(toml(tmp_path, text))
+    assert message in caught.value.message
+    assert "mbecguard.toml" in caught.value.message
+    assert caught.value.hint
+
+
+def test_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(UserError, match="cannot be read") as caught:
+            load(path)
+        assert caught.value.hint
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(data=st.one_of(st.binary(max_size=40), st.text(alphabet='[]=\n."policybf10ae ', max_size=40).map(str.encode)))
+def test_garbage_files(tmp_path: Path, data: bytes) -> None:
+    with suppress(UserError):
+        assert load(toml(tmp_path, data)).values.keys() == load().values.keys()
