@@ -165,7 +165,8 @@ def test_tight_policy_drops_exactly_the_padding(case: Case) -> None:
 
 
 def test_plans_are_the_same_to_the_byte_in_any_process(case: Case, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mbecguard.cli", "plan", "--json", "--guest", case.folder, "--cache-dir", tmp_path]
+    options = ["--json", "--guest", str(case.folder), "--cache-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mbecguard.cli", "plan", *options]
     outputs = [
         subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}).stdout
         for seed in ("1", "2")

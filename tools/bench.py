@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import median
 
 from mbecguard.guest.execmap import PageTables
+from mbecguard.guest.procfs import parse_modules
+from mbecguard.guest.tree import Tree
 from mbecguard.image.kernel import unpack
 from mbecguard.pages import PAGE_SIZE
 from tests import corpus
@@ -53,8 +55,8 @@ def planning(scratch: Path) -> None:
         shutil.rmtree(cache, ignore_errors=True)
         plan()
 
-    count = len((guest / "proc/modules").read_text().splitlines()) if (guest / "proc/modules").exists() else 0
-    print(f"{GUEST}: {corpus.about(GUEST)['release']}, {count or 'many'} modules, {ROUNDS} rounds, medians")
+    count = len(parse_modules(Tree(guest).text("proc/modules") or ""))
+    print(f"{GUEST}: {corpus.about(GUEST)['release']}, {count} modules, {ROUNDS} rounds, medians")
     figures = side_by_side({"cold": cold, "warm": plan, "b": start})
     line("warm / b", figures["warm"], figures["b"], "goal < 2")
     if image:
@@ -68,7 +70,7 @@ def start() -> None:
     subprocess.run([sys.executable, "-c", IMPORTS], check=True)
 
 
-def side_by_side(actions: dict[str, Callable[[], None]]) -> dict[str, float]:
+def side_by_side(actions: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Median seconds of each action; they take turns, so that a busy machine slows all alike."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(ROUNDS):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from mbecguard.audit.status import drift
 from mbecguard.audit.text import Text
 from mbecguard.errors import Exit, UserError, die
 from mbecguard.events import Event, message, to_journal
+from mbecguard.guest.procfs import KERNEL_HALF
 from mbecguard.pages import PAGE_SHIFT
 from mbecguard.plan.findings import Severity
 from mbecguard.plan.planner import Plan
@@ -124,26 +126,23 @@ def _record(options: argparse.Namespace, session: Session) -> Exit:
 
 def _page_frame(what: str, plan: Plan, session: Session) -> int:
     """0x... is a kernel virtual or a physical address in bytes, a decimal number a page frame, else a symbol."""
-    try:
-        number = int(what, 0)
-    except ValueError:
-        number = session.symbol(what)
-    if not what.startswith("0x") and what.isdigit():
-        return number
-    if number < 1 << 63:
-        return number >> PAGE_SHIFT
-    page = number >> PAGE_SHIFT
-    frames = (
-        k.start + page - (k.va >> PAGE_SHIFT) for k in plan.keep if 0 <= page - (k.va >> PAGE_SHIFT) < len(k.pages)
-    )
-    frame = next(frames, None)
-    return (
-        frame
-        if frame is not None
-        else die(
-            f"{what} is not executable kernel code", "only kept virtual addresses are known; give a physical address"
-        )
-    )
+    if re.fullmatch(r"[0-9]+", what):
+        pfn = int(what[:20])
+    else:
+        address = int(what, 16) if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", what) else session.symbol(what)
+        pfn = address >> PAGE_SHIFT if address < KERNEL_HALF else _frame_of(address, plan, what)
+    if pfn >= plan.max_pfn:
+        die(f"{what} lies beyond the guest's physical space", f"it has {plan.max_pfn:#x} page frames")
+    return pfn
+
+
+def _frame_of(va: int, plan: Plan, what: str) -> int:
+    page = va >> PAGE_SHIFT
+    offsets = ((k, page - (k.va >> PAGE_SHIFT)) for k in plan.keep)
+    frame = next((k.start + offset for k, offset in offsets if 0 <= offset < len(k.pages)), None)
+    if frame is None:
+        die(f"{what} is not executable kernel code", "only kept virtual addresses are known; give a physical address")
+    return frame
 
 
 def _teller(session: Session) -> Any:
@@ -179,7 +178,7 @@ def _write(text: str, options: argparse.Namespace) -> None:
     try:
         options.output.write_text(text)
     except OSError as error:
-        die(f"{options.output} cannot be written: {error.strerror}")
+        die(f"{options.output} cannot be written: {error.strerror}", "give a file in a folder that you may write")
 
 
 def _text(options: argparse.Namespace) -> Text:

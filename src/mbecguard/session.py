@@ -80,7 +80,7 @@ class Session:
     def symbol(self, name: str) -> int:
         """Address of a kernel symbol; dies if there is none of that name."""
         symbols = Kallsyms(self.guest.tree.data("proc/kallsyms") or b"")
-        address = symbols.address(name)
+        address = symbols.find(name)
         return address if address is not None else die(f"no kernel symbol {name!r}", "see /proc/kallsyms")
 
     @cached_property

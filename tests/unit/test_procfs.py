@@ -87,6 +87,15 @@ def test_nearest(va: int, name: str) -> None:
     assert Kallsyms(KALLSYMS).nearest(va) == name
 
 
+def test_a_module_symbol_is_found_where_the_kernel_has_none_of_that_name() -> None:
+    kernel = b"ffffffff81000000 T _text\nffffffff81000010 t both\n"
+    symbols = Kallsyms(kernel + b"ffffffffc0000000 t both\t[m]\nffffffffc0000020 t one\t[m]\n")
+    assert symbols.address("one") is None
+    assert symbols.find("one") == 0xFFFFFFFFC0000020
+    assert symbols.find("both") == 0xFFFFFFFF81000010
+    assert symbols.find("on") is None
+
+
 def test_nothing_lies_below_the_first_symbol() -> None:
     assert Kallsyms(TEXT).nearest(0xFFFFFFFF80FFFFFF) == "no symbol"
 

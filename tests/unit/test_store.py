@@ -130,8 +130,16 @@ def test_two_agents_at_once_is_one_too_many(store: Store) -> None:
         with pytest.raises(UserError, match="another mbecguard") as caught, Store(store.folder).exclusive():
             pass
         assert "wait" in caught.value.hint
+        assert f"process {os.getpid()}, started" in caught.value.message
     with store.exclusive():
         pass
+
+
+def test_a_lock_file_that_names_no_process_is_still_a_lock(store: Store) -> None:
+    with store.exclusive():
+        (store.folder / "lock").write_text("nobody")
+        with pytest.raises(UserError, match=r"at work on this guest$"), Store(store.folder).exclusive():
+            pass
 
 
 def enter(store: Store) -> None:

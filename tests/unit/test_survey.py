@@ -36,11 +36,11 @@ def test_the_kernel(tmp_path: Path) -> None:
 def test_modules_by_name(tmp_path: Path) -> None:
     ext4, tables, virtio = look(tmp_path, SCATTERED).modules
     assert (ext4.name, tables.name, virtio.name) == ("ext4", "tables", "virtio_net")
-    assert virtio.sections == dict(VIRTIO.addresses())
+    assert virtio.sections == {n: va for n, va in VIRTIO.addresses() if not n.startswith(".init")}
     assert (virtio.state, virtio.build_id) == ("Live", "11" * 20)
     assert virtio.image
     assert virtio.image.name == "virtio_net"
-    assert tables.sections == {".init.text": MODULE_ZONE + 0x400000}
+    assert tables.sections == {}, "it has no core text, and .init.text is stale"
 
 
 def test_the_rest(tmp_path: Path) -> None:

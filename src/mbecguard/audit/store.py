@@ -10,10 +10,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from mbecguard.audit.record import Journal, Record
 from mbecguard.errors import die
@@ -58,12 +60,16 @@ class Store:
         """Hold the folder's lock; dies if another agent has it."""
         self._make()
         with self._failing():
-            file = (self.folder / "lock").open("w")
+            file = (self.folder / "lock").open("a+")
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                die("another mbecguard is at work on this guest", "wait until it has finished")
+                die(f"another mbecguard is at work on this guest{_holder(file)}", "wait until it has finished")
+            with self._failing():
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
             yield
 
     def records(self) -> tuple[Record, ...]:
@@ -145,3 +151,17 @@ class Store:
             yield
         except OSError as error:
             die(f"{self.folder} cannot be written: {error.strerror}", "run as root, or give --state-dir")
+
+
+def _holder(lock: TextIO) -> str:
+    """The process that holds the lock, for people; empty if it does not say."""
+    import psutil
+
+    lock.seek(0)
+    text = lock.read(20)
+    try:
+        process = psutil.Process(int(text))
+        age = time.time() - process.create_time()
+    except (ValueError, psutil.Error):
+        return ""
+    return f": process {process.pid}, started {age:.0f} s ago"

@@ -47,6 +47,11 @@ class Mapping:
         return PageRange.covering(self.va, self.bytes)
 
     @property
+    def offset(self) -> int:
+        """Virtual page number minus page frame number."""
+        return self.va - self.pa >> PAGE_SHIFT
+
+    @property
     def frames(self) -> PageRange:
         """Page frame numbers."""
         return PageRange.covering(self.pa, self.bytes)

@@ -74,6 +74,12 @@ class Kallsyms:
         position = self._data.find(b" " + name.encode(errors="replace") + b"\n")
         return None if position < 0 else self._line(position).va
 
+    def find(self, name: str) -> int | None:
+        """Address of a symbol, of the kernel proper if it has one of that name, else of the first module that does."""
+        position = self._data.find(b" " + name.encode(errors="replace") + b"\t[")
+        own = self.address(name)
+        return own if own is not None or position < 0 else self._line(position).va
+
     def tagged(self, tag: str) -> tuple[Symbol, ...]:
         """All symbols that carry `[tag]`, in file order."""
         needle = b"\t[" + tag.encode() + b"]"

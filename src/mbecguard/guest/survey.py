@@ -30,7 +30,7 @@ from mbecguard.guest.source import Guest
 from mbecguard.guest.tree import Tree
 from mbecguard.image.cache import SectionCache
 from mbecguard.image.kernel import KernelImage
-from mbecguard.image.module import ModuleImage, module_index
+from mbecguard.image.module import ModuleImage, module_index, text_layout
 from mbecguard.image.sections import notes_build_id
 from mbecguard.pages import PageRange
 
@@ -55,7 +55,7 @@ class KernelFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModuleFacts:
-    """One loaded module; `sections` gives section name -> virtual address in bytes, as /sys/module has them."""
+    """One loaded module; `sections` gives core text section -> virtual address in bytes, as /sys/module has them."""
 
     name: str
     state: str
@@ -143,12 +143,13 @@ def _module(tree: Tree, module: LoadedModule, file: Path | None, cache: SectionC
             image, problem = cache.module(_contents(file), file.name), ""
         except UserError as error:
             problem = error.message
-    names = tree.names(f"{folder}/sections")
+    # Only these of some thirty files: what else is loaded, and the stale .init.*, nobody needs.
+    addresses = ((name, tree.text(f"{folder}/sections/{name}")) for name in (text_layout(image) if image else ()))
     return ModuleFacts(
         name=module.name,
         state=module.state,
         build_id=notes_build_id(tree.data(f"{folder}/notes/.note.gnu.build-id") or b""),
-        sections={name: _address(tree, f"{folder}/sections/{name}") for name in names},
+        sections={name: parse_number(text, f"/{folder}/sections/{name}") for name, text in addresses if text},
         image=image,
         image_problem=problem,
     )
@@ -159,10 +160,6 @@ def _contents(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         die(f"{file} cannot be read: {error.strerror}", "run as root, or give a copy that may be read")
-
-
-def _address(tree: Tree, path: str) -> int:
-    return parse_number(tree.text(path) or "", f"/{path}")
 
 
 def _flag(tree: Tree, path: str) -> bool:

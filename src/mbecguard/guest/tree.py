@@ -12,7 +12,7 @@ from typing import NoReturn
 from mbecguard.errors import die
 
 FILE_LIMIT = 256 << 20  #: bytes of any one file, before and after decompression
-_PIECE = 1 << 20
+_PIECE = 1 << 16
 _UNPACK_MEMORY = 128 << 20  #: bytes the xz decoder may use; `xz -9` needs 65 MiB
 
 

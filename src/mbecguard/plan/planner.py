@@ -174,7 +174,7 @@ class _Engine:
 
     def attribute(self, mapping: Mapping) -> None:
         """Decide about one executable mapping, page-exact."""
-        offset = mapping.virtual.start - mapping.frames.start
+        offset = mapping.offset
         for pages, claim in self._explained.within(mapping.virtual):
             if claim is None:
                 self._unexplained.append((pages, offset))

@@ -106,10 +106,8 @@ def _module_text(ground: Ground) -> Iterator[Claim]:
 def _its_thunks(ground: Ground) -> Iterator[Claim]:
     thunks = PageSet(ground.survey.memory.thunk_pages)
     for mapping in ground.mappings:
-        if mapping.va >= START_KERNEL_MAP:
-            shift = mapping.virtual.start - mapping.frames.start
-            for frames in thunks & PageSet([mapping.frames]):
-                yield Claim(frames.shift(shift), CodeKind.ITS_THUNK, "kernel", "its_pages")
+        for run in thunks.touching(mapping.frames) if mapping.va >= START_KERNEL_MAP else ():
+            yield Claim((run & mapping.frames).shift(mapping.offset), CodeKind.ITS_THUNK, "kernel", "its_pages")
 
 
 def _named(ground: Ground, tag: str) -> Iterator[tuple[Symbol, PageRange]]:
@@ -156,8 +154,7 @@ def _trampoline(ground: Ground) -> Iterator[Claim]:
     known = ground.survey.memory.trampoline or PageRange.covering(0, LOW_MEMORY)
     for m in ground.mappings:
         if ground.in_direct_map(m):
-            virtual = (m.frames & known).shift(m.virtual.start - m.frames.start)
-            yield Claim(virtual, CodeKind.TRAMPOLINE, "kernel", "real_mode_header")
+            yield Claim((m.frames & known).shift(m.offset), CodeKind.TRAMPOLINE, "kernel", "real_mode_header")
 
 
 def is_efi_address(mapping: Mapping) -> bool:
@@ -168,9 +165,8 @@ def is_efi_address(mapping: Mapping) -> bool:
 def _efi_runtime(ground: Ground) -> Iterator[Claim]:
     firmware = PageSet(ground.survey.efi_runtime)
     for m in filter(is_efi_address, ground.mappings):
-        for frames in firmware & PageSet([m.frames]):
-            virtual = frames.shift(m.virtual.start - m.frames.start)
-            yield Claim(virtual, CodeKind.EFI_RUNTIME, "firmware", "runtime-services-code")
+        for run in firmware.touching(m.frames):
+            yield Claim((run & m.frames).shift(m.offset), CodeKind.EFI_RUNTIME, "firmware", "runtime-services-code")
 
 
 def _kexec(ground: Ground) -> Iterator[Claim]:
