@@ -16,7 +16,7 @@ from mbecguard.guest.recorded import recorded_guest
 from mbecguard.guest.survey import Survey, survey
 from mbecguard.pages import ADDRESS_SPACE_PAGES, PageRange
 from mbecguard.serial import decode, encode
-from tests.guestmaker import MODULE_ZONE, RELEASE, SCATTERED, SHARED_BLOCK, VIRTIO, Description, module_path
+from tests.guestmaker import RELEASE, SCATTERED, SHARED_BLOCK, VIRTIO, Description, module_path
 
 
 def look(folder: Path, guest: Description, cache: Path | None = None) -> Survey:
