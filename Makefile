@@ -11,8 +11,9 @@ demo: setup
 
 # Everything: lint, types, unit tests, recorded guests, and one guest booted in the lab.
 test: setup-lab lint
-	$(BIN)/pytest -n 2 --cov --cov-report= tests
+	$(BIN)/pytest -n 2 --cov --cov-report= tests/unit
 	$(BIN)/coverage report --include='$(COVERED)' --fail-under=95
+	$(BIN)/pytest -n 2 --dist loadfile tests --ignore tests/unit
 
 # Under a minute: lint, types, unit tests.
 check: setup lint
