@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The hypercalls. Guest memory is copied once, before any lock: that may wait for user space. */
+#include "mmu.h"
+#include "mmu/spte.h"
+#include "regs.h"
+#include "smm.h"
+#include "x86.h"
+#include "mbecg.h"
+
+#define PINNABLE_CR0	(X86_CR0_WP | X86_CR0_PG)
+#define PINNABLE_CR4	(X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_UMIP)
+
+static_assert(sizeof(struct mbecg_list) == PAGE_SIZE);
+static_assert(KVM_EPERM == EPERM && KVM_E2BIG == E2BIG && KVM_EFAULT == EFAULT);
+static_assert(KVM_EINVAL == EINVAL && KVM_EOPNOTSUPP == EOPNOTSUPP);
+
+struct request {
+	u32 nr_pages;
+	u32 nr_ranges;
+	struct mbecg_list *pages[MBECG_MAX_LIST_PAGES];
+};
+
+static int copy_list_page(struct kvm_vcpu *vcpu, struct request *request, gpa_t gpa)
+{
+	struct mbecg_list *page;
+	int r;
+
+	if (request->nr_pages == MBECG_MAX_LIST_PAGES)
+		return -E2BIG;
+	if (!PAGE_ALIGNED(gpa))
+		return -EINVAL;
+	page = (struct mbecg_list *)__get_free_page(GFP_KERNEL_ACCOUNT);
+	if (!page)
+		return -E2BIG;
+	request->pages[request->nr_pages++] = page;
+	/* KVM keeps some memory of its own there, such as the APIC access page. */
+	if (!kvm_vcpu_is_visible_gfn(vcpu, gpa_to_gfn(gpa)) ||
+	    kvm_vcpu_read_guest(vcpu, gpa, page, PAGE_SIZE))
+		return -EFAULT;
+	r = mbecg_list_check(page, kvm_mmu_max_gfn() + 1);
+	if (!r)
+		request->nr_ranges += page->npages;
+	return r;
+}
+
+static int copy_request(struct kvm_vcpu *vcpu, struct request *request, gpa_t gpa)
+{
+	int r;
+
+	while (gpa) {
+		r = copy_list_page(vcpu, request, gpa);
+		if (r)
+			return r;
+		if (fatal_signal_pending(current))
+			return -EFAULT;
+		cond_resched();
+		gpa = request->pages[request->nr_pages - 1]->next_pa;
+	}
+	return 0;
+}
+
+static int fill_map(const struct mbecg_map *old, struct mbecg_map *new,
+		    const struct request *request)
+{
+	u32 i;
+	int r;
+
+	mbecg_map_copy(new, old);
+	for (i = 0; i < request->nr_pages; i++) {
+		r = mbecg_map_apply(old, new, request->pages[i]->ranges,
+				    request->pages[i]->npages);
+		if (r)
+			return r;
+		if (fatal_signal_pending(current))
+			return -EFAULT;
+		cond_resched();
+	}
+	mbecg_map_finish(new);
+	return 0;
+}
+
+static int apply_request(struct kvm *kvm, const struct request *request)
+{
+	const struct mbecg_map *old;
+	struct mbecg_map *new;
+	int r;
+
+	guard(mutex)(&to_mbecg(kvm)->lock);
+	old = mbecg_map_locked(kvm);
+	new = kvmalloc(struct_size(new, keys, mbecg_map_room(old, request->nr_ranges)),
+		       GFP_KERNEL_ACCOUNT);
+	if (!new)
+		return -E2BIG;
+	r = fill_map(old, new, request);
+	if (r || mbecg_map_equal(old, new))
+		goto free_map;
+	if (new->nr) {
+		mbecg_publish(kvm, new);
+		return 0;
+	}
+	mbecg_publish(kvm, NULL);
+free_map:
+	kvfree(new);
+	return r;
+}
+
+static long protect(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	struct request request = {};
+	int r;
+
+	r = copy_request(vcpu, &request, gpa);
+	if (!r)
+		r = apply_request(vcpu->kvm, &request);
+	while (request.nr_pages)
+		free_page((unsigned long)request.pages[--request.nr_pages]);
+	return r;
+}
+
+static long status(struct kvm *kvm)
+{
+	struct mbecg *vm = to_mbecg(kvm);
+	const struct mbecg_map *map;
+	u64 answer;
+
+	guard(rcu)();
+	map = mbecg_map_locked(kvm);
+	answer = MBECG_ENFORCED | mbecg_mode << MBECG_STATUS_MODE |
+		 MBECG_ABI_VERSION << MBECG_STATUS_VERSION;
+	answer |= (u64)(u32)READ_ONCE(vm->generation) << MBECG_STATUS_GENERATION;
+	if (map)
+		answer |= map->restricted << MBECG_STATUS_RESTRICTED |
+			  map->sealed << MBECG_STATUS_SEALED;
+	return answer;
+}
+
+static long pin(struct kvm_vcpu *vcpu, u64 cr, u64 bits)
+{
+	struct mbecg *vm = to_mbecg(vcpu->kvm);
+
+	if (!bits)
+		return -EINVAL;
+	if (cr == 0 && !(bits & ~(PINNABLE_CR0 & kvm_read_cr0(vcpu))))
+		atomic64_or(bits, &vm->pinned_cr0);
+	else if (cr == 4 && !(bits & ~(PINNABLE_CR4 & kvm_read_cr4(vcpu))))
+		atomic64_or(bits, &vm->pinned_cr4);
+	else
+		return -EINVAL;
+	return 0;
+}
+
+/* EPT only: GMET has other hooks, and nobody has tried it. */
+static bool reachable(struct kvm_vcpu *vcpu)
+{
+	return tdp_enabled && shadow_xs_mask && !vcpu->arch.guest_state_protected &&
+	       !is_smm(vcpu) && !is_guest_mode(vcpu);
+}
+
+/* Without SMEP a kernel can run user-mode addresses, which MBEC judges by another bit. */
+static bool enforceable_on(struct kvm_vcpu *vcpu)
+{
+	unsigned long cr0 = READ_ONCE(vcpu->arch.cr0), cr4 = READ_ONCE(vcpu->arch.cr4);
+
+	return !(cr4 & X86_CR4_VMXE) && (!(cr0 & X86_CR0_PG) || cr4 & X86_CR4_SMEP);
+}
+
+static bool enforceable(struct kvm *kvm)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+
+	if (!kvm_x86_call(tdp_has_smep)(kvm))
+		return false;
+	kvm_for_each_vcpu(i, vcpu, kvm)
+		if (!enforceable_on(vcpu))
+			return false;
+	return true;
+}
+
+unsigned long mbecg_hypercall(struct kvm_vcpu *vcpu, unsigned long nr, bool long_mode,
+			      u64 a0, u64 a1)
+{
+	if (mbecg_mode == MBECG_OFF)
+		return -KVM_ENOSYS;
+	if (!long_mode || !reachable(vcpu))
+		return -KVM_EOPNOTSUPP;
+	if (nr == MBECG_HC_LOCK_CR_UPDATE)
+		return pin(vcpu, a0, a1);
+	if (!enforceable(vcpu->kvm))
+		return -KVM_EOPNOTSUPP;
+	if (a0)
+		return protect(vcpu, a0);
+	return a1 == MBECG_QUERY_MAGIC ? status(vcpu->kvm) : 0;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef MBECG_MAP_H
+#define MBECG_MAP_H
+
+#include "mbecg_abi.h"
+
+/*
+ * Permissions by guest page frame: sorted boundaries, gfn << 4 | permissions.
+ * A boundary holds up to the next one. 0 stands for RWX, which is also what
+ * holds below the first boundary. Neighbours differ, so equal maps have equal
+ * keys. Published maps never change. NULL is the empty map.
+ */
+struct mbecg_map {
+	struct rcu_head rcu;
+	u32 nr;
+	bool restricted;
+	bool sealed;
+	u64 keys[];
+};
+
+u32 mbecg_map_attr(const struct mbecg_map *map, u64 gfn);
+bool mbecg_map_denies(const struct mbecg_map *map, u64 gfn);
+bool mbecg_map_uniform(const struct mbecg_map *map, u64 start, u64 end);
+bool mbecg_map_equal(const struct mbecg_map *a, const struct mbecg_map *b);
+bool mbecg_map_changed(const struct mbecg_map *old, const struct mbecg_map *new,
+		       u64 limit, u64 *start, u64 *end);
+
+u32 mbecg_map_room(const struct mbecg_map *old, u32 ranges);
+void mbecg_map_copy(struct mbecg_map *new, const struct mbecg_map *old);
+int mbecg_map_apply(const struct mbecg_map *old, struct mbecg_map *new,
+		    const struct mbecg_range *ranges, u32 nr);
+void mbecg_map_finish(struct mbecg_map *new);
+
+int mbecg_list_check(const struct mbecg_list *list, u64 limit);
+
+#endif

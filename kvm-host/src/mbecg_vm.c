@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The life of a VM's map: module parameter, publication, look-up, reset. */
+#define pr_fmt(fmt) KBUILD_MODNAME ": mbecguard: " fmt
+
+#include <linux/module.h>
+
+#include "mmu.h"
+#include "mmu/mmu_internal.h"
+#include "mmu/spte.h"
+#include "regs.h"
+#include "x86.h"
+#include "mbecg.h"
+
+unsigned int mbecg_offset __read_mostly;
+unsigned int mbecg_mode __ro_after_init;
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(mbecg_mode);
+
+static const char * const mode_names[] = {
+	[MBECG_OFF] = "off", [MBECG_ENFORCE] = "enforce", [MBECG_AUDIT] = "audit",
+};
+
+static int set_mode(const char *value, const struct kernel_param *param)
+{
+	int mode = sysfs_match_string(mode_names, value);
+
+	if (mode < 0)
+		return mode;
+	mbecg_mode = mode;
+	return 0;
+}
+
+static int get_mode(char *buffer, const struct kernel_param *param)
+{
+	return sysfs_emit(buffer, "%s\n", mode_names[mbecg_mode]);
+}
+
+static const struct kernel_param_ops mode_ops = { .set = set_mode, .get = get_mode };
+module_param_cb(mbecguard, &mode_ops, NULL, 0444);
+MODULE_PARM_DESC(mbecguard, "honour a guest's request to drop kernel-execute: off (default), enforce, audit");
+
+static bool run_selftest;
+module_param_named(mbecguard_selftest, run_selftest, bool, 0444);
+MODULE_PARM_DESC(mbecguard_selftest, "test the permission map at load; the module does not load if it fails");
+
+int mbecg_module_init(void)
+{
+	return run_selftest ? mbecg_selftest() : 0;
+}
+
+/* After kvm_ops_update(): a copy of the vendor's size, new each time a vendor module loads. */
+void mbecg_vendor_init(unsigned int *vm_size)
+{
+	mbecg_offset = ALIGN(*vm_size, __alignof__(struct mbecg));
+	*vm_size = mbecg_offset + sizeof(struct mbecg);
+	if (mbecg_mode != MBECG_OFF)
+		pr_info("%s mode\n", mode_names[mbecg_mode]);
+}
+
+void mbecg_init_vm(struct kvm *kvm)
+{
+	struct mbecg *vm = to_mbecg(kvm);
+
+	mutex_init(&vm->lock);
+	spin_lock_init(&vm->log_lock);
+	xa_init_flags(&vm->granted, XA_FLAGS_ACCOUNT);
+	xa_init_flags(&vm->storms, XA_FLAGS_ACCOUNT);
+	ratelimit_state_init(&vm->ratelimit, 5 * HZ, 10);
+}
+
+void mbecg_destroy_vm(struct kvm *kvm)
+{
+	struct mbecg *vm = to_mbecg(kvm);
+
+	kvfree(rcu_dereference_protected(vm->map, true));
+	xa_destroy(&vm->granted);
+	xa_destroy(&vm->storms);
+}
+
+const struct mbecg_map *mbecg_map_locked(struct kvm *kvm)
+{
+	struct mbecg *vm = to_mbecg(kvm);
+
+	return rcu_dereference_check(vm->map, lockdep_is_held(&kvm->mmu_lock) ||
+					      lockdep_is_held(&vm->lock));
+}
+
+static bool granted(struct mbecg *vm, gfn_t gfn)
+{
+	return mbecg_mode == MBECG_AUDIT &&
+	       (READ_ONCE(vm->grant_all) || xa_load(&vm->granted, gfn));
+}
+
+bool mbecg_denied(struct kvm *kvm, gfn_t gfn)
+{
+	guard(rcu)();
+	return mbecg_map_denies(mbecg_map_locked(kvm), gfn) && !granted(to_mbecg(kvm), gfn);
+}
+
+bool mbecg_sealed(struct kvm *kvm)
+{
+	const struct mbecg_map *map;
+
+	guard(rcu)();
+	map = mbecg_map_locked(kvm);
+	return map && map->sealed;
+}
+
+/* A mapping that is only partly denied must not be a huge one: make_spte() looks at one gfn. */
+int __mbecg_max_level(struct kvm *kvm, gfn_t gfn, int level)
+{
+	const struct mbecg_map *map;
+
+	guard(rcu)();
+	map = mbecg_map_locked(kvm);
+	for (; level > PG_LEVEL_4K; level--) {
+		unsigned long start = gfn_round_for_level(gfn, level);
+		unsigned long end = start + KVM_PAGES_PER_HPAGE(level), page = start;
+
+		if (mbecg_map_uniform(map, start, end) &&
+		    !xa_find(&to_mbecg(kvm)->granted, &page, end - 1, XA_PRESENT))
+			break;
+	}
+	return level;
+}
+
+/*
+ * Publish @new, which may be NULL; srcu and the VM's lock are held. All SPTEs
+ * made after the swap follow the new map, as look-up and installation share
+ * one mmu_lock section. So what is zapped after it, stays away, and the flush
+ * returns when no vCPU is in guest mode with an old TLB.
+ */
+void mbecg_publish(struct kvm *kvm, struct mbecg_map *new)
+{
+	struct mbecg *vm = to_mbecg(kvm);
+	struct mbecg_map *old;
+	gfn_t start, end;
+
+	lockdep_assert_held(&vm->lock);
+	write_lock(&kvm->mmu_lock);
+	old = rcu_replace_pointer(vm->map, new, lockdep_is_held(&vm->lock));
+	WRITE_ONCE(vm->generation, vm->generation + 1);
+	write_unlock(&kvm->mmu_lock);
+
+	if (mbecg_map_changed(old, new, kvm_mmu_max_gfn() + 1, &start, &end))
+		kvm_zap_gfn_range(kvm, start, end);
+	/* Not left to the zap: another path may have zapped and not yet flushed. */
+	kvm_flush_remote_tlbs(kvm);
+	if (old)
+		kvfree_rcu(old, rcu);
+}
+
+static void forget(struct kvm *kvm)
+{
+	struct mbecg *vm = to_mbecg(kvm);
+
+	guard(mutex)(&vm->lock);
+	if (mbecg_active(kvm)) {
+		guard(srcu)(&kvm->srcu);
+		mbecg_publish(kvm, NULL);
+	}
+	WRITE_ONCE(vm->generation, 0);
+	atomic64_set(&vm->pinned_cr0, 0);
+	atomic64_set(&vm->pinned_cr4, 0);
+	xa_destroy(&vm->granted);
+	xa_destroy(&vm->storms);
+	atomic_set(&vm->nr_granted, 0);
+	WRITE_ONCE(vm->grant_all, false);
+	scoped_guard(spinlock, &vm->log_lock)
+		vm->violations = 0;
+}
+
+/*
+ * KVM has no reset of a VM. User space puts the boot CPU from protected mode to
+ * the reset vector: no guest can do that, as an INIT does not pass here, and
+ * writing registers back keeps PE.
+ */
+void mbecg_before_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
+{
+	if (mbecg_mode != MBECG_OFF && kvm_vcpu_is_bsp(vcpu) && is_protmode(vcpu) &&
+	    !(sregs->cr0 & X86_CR0_PE) && sregs->cs.base == 0xffff0000)
+		forget(vcpu->kvm);
+}

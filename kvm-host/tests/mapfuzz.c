@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Random requests to the map and to a naive model, one byte a page; the two
+ * must agree on everything. mapfuzz SEED REQUESTS
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mbecg_map.h"
+
+#define PAGES		192ULL
+#define MAX_RANGES	24
+#define CHECK(condition) \
+	do { if (!(condition)) fail(#condition, __LINE__); } while (0)
+
+static u64 state, request_nr;
+
+struct model {
+	unsigned char attr[PAGES];
+};
+
+static void fail(const char *what, int line)
+{
+	fprintf(stderr, "request %llu, line %d: %s\n", (unsigned long long)request_nr, line, what);
+	exit(1);
+}
+
+/* xorshift64 */
+static u64 below(u64 limit)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return (state >> 11) % limit;
+}
+
+static struct mbecg_range random_range(const struct model *model, bool immutable)
+{
+	u64 start = below(PAGES), end = start + 1 + below(below(4) ? 9 : PAGES);
+	u64 permissions = 1 + below(immutable && !below(3) ? 15 : 7);
+
+	end = end > PAGES ? PAGES : end;
+	if (!below(4)) {
+		permissions = model->attr[start];
+		while (end - start > 1 && model->attr[end - 1] != permissions)
+			end--;
+	}
+	return (struct mbecg_range){ start << 12, end << 12, permissions };
+}
+
+static int model_apply(const struct model *published, struct model *model,
+		       const struct mbecg_range *range)
+{
+	u64 gfn;
+
+	for (gfn = range->pa >> 12; gfn < range->epa >> 12; gfn++) {
+		if (published->attr[gfn] & 8 && published->attr[gfn] != range->permissions)
+			return -EPERM;
+		model->attr[gfn] = range->permissions;
+	}
+	return 0;
+}
+
+static bool model_denies(const struct model *model, u64 gfn)
+{
+	return !(model->attr[gfn] & MBECG_EXEC);
+}
+
+static void check_pages(const struct mbecg_map *map, const struct model *model)
+{
+	bool restricted = false, sealed = false;
+	u32 boundaries = 0;
+	u64 gfn;
+
+	for (gfn = 0; gfn < PAGES; gfn++) {
+		u32 before = gfn ? model->attr[gfn - 1] : MBECG_RWX;
+
+		CHECK(mbecg_map_attr(map, gfn) == model->attr[gfn]);
+		CHECK(mbecg_map_denies(map, gfn) == model_denies(model, gfn));
+		boundaries += model->attr[gfn] != before;
+		restricted |= model_denies(model, gfn);
+		sealed |= !!(model->attr[gfn] & MBECG_IMMUTABLE);
+	}
+	boundaries += model->attr[PAGES - 1] != MBECG_RWX;
+	CHECK(map->nr == boundaries);
+	CHECK(map->restricted == restricted && map->sealed == sealed);
+	CHECK(mbecg_map_attr(map, PAGES) == MBECG_RWX && !mbecg_map_denies(map, ~0ULL >> 12));
+}
+
+static void check_blocks(const struct mbecg_map *map, const struct model *model)
+{
+	u64 size, start, gfn;
+
+	for (size = 1; size <= 64; size *= 8) {
+		for (start = 0; start < PAGES; start += size) {
+			bool uniform = true;
+
+			for (gfn = start; gfn < start + size; gfn++)
+				uniform &= model_denies(model, gfn) == model_denies(model, start);
+			CHECK(mbecg_map_uniform(map, start, start + size) == uniform);
+		}
+	}
+}
+
+static void check_change(const struct mbecg_map *old, const struct mbecg_map *new,
+			 const struct model *before, const struct model *after)
+{
+	u64 gfn, start = 0, end = 0, is_start, is_end;
+	bool changed;
+
+	for (gfn = 0; gfn < PAGES; gfn++) {
+		if (model_denies(before, gfn) == model_denies(after, gfn))
+			continue;
+		start = end ? start : gfn;
+		end = gfn + 1;
+	}
+	changed = mbecg_map_changed(old, new, PAGES, &is_start, &is_end);
+	CHECK(changed == !!end && is_start == start && is_end == end);
+	CHECK(mbecg_map_equal(old, new) == !memcmp(before, after, sizeof(*before)));
+}
+
+static struct mbecg_map *map_for(const struct mbecg_map *old, u32 ranges)
+{
+	struct mbecg_map *map = malloc(sizeof(*map) + 8 * mbecg_map_room(old, ranges));
+
+	if (!map)
+		exit(2);
+	mbecg_map_copy(map, old);
+	return map;
+}
+
+/* One request against *published; whether it was granted. */
+static bool one_request(struct mbecg_map **published, struct model *model)
+{
+	struct mbecg_range ranges[MAX_RANGES];
+	u32 i, nr = 1 + below(below(2) ? 2 : MAX_RANGES);
+	struct mbecg_map *new = map_for(*published, nr);
+	struct model after = *model;
+	int expected = 0;
+
+	for (i = 0; i < nr; i++) {
+		ranges[i] = random_range(model, !below(8));
+		if (!expected)
+			expected = model_apply(model, &after, &ranges[i]);
+	}
+	CHECK(mbecg_map_apply(*published, new, ranges, nr) == expected);
+	if (expected) {
+		free(new);
+		return false;
+	}
+	mbecg_map_finish(new);
+	check_pages(new, &after);
+	check_blocks(new, &after);
+	check_change(*published, new, model, &after);
+	free(*published);
+	*published = new;
+	*model = after;
+	return true;
+}
+
+static u64 one_vm(void)
+{
+	struct mbecg_map *published = NULL;
+	struct model model;
+	u64 granted = 0;
+	u32 i;
+
+	memset(model.attr, MBECG_RWX, sizeof(model.attr));
+	for (i = 0; i < 8; i++, request_nr++)
+		granted += one_request(&published, &model);
+	free(published);
+	return granted;
+}
+
+/* Every second page: as many boundaries as are allowed; one more is refused. */
+static void check_bound(void)
+{
+	u64 i, fit = MBECG_MAX_BOUNDARIES / 2;
+	struct mbecg_map *full = map_for(NULL, fit), *new;
+	struct mbecg_range range;
+
+	for (i = 0; i < fit; i++) {
+		range = (struct mbecg_range){ i << 13, (i << 13) + 0x1000, MBECG_READ };
+		CHECK(!mbecg_map_apply(NULL, full, &range, 1));
+	}
+	CHECK(full->nr == MBECG_MAX_BOUNDARIES);
+	range = (struct mbecg_range){ range.epa, range.epa + 0x1000, MBECG_WRITE };
+	new = map_for(full, 1);
+	CHECK(mbecg_map_apply(full, new, &range, 1) == -E2BIG);
+	free(new);
+	free(full);
+}
+
+static void check_lists(void)
+{
+	static const struct mbecg_range bad[] = {
+		{ 0, 0, 4 }, { 0x2000, 0x1000, 4 }, { 1, 0x1000, 4 }, { 0, 0x1001, 4 },
+		{ 0, (PAGES + 1) << 12, 4 }, { 0, 0x1000, 0 }, { 0, 0x1000, 16 },
+		{ 0, 0x1000, 1ULL << 63 | 4 }, { 0, ~0xfffULL, 4 }, { ~0xfffULL, 0, 4 },
+	};
+	struct mbecg_list list = { .npages = MBECG_RANGES_PER_PAGE };
+	u64 i, at;
+
+	for (i = 0; i < MBECG_RANGES_PER_PAGE; i++)
+		list.ranges[i] = (struct mbecg_range){ 0, PAGES << 12, 15 };
+	CHECK(!mbecg_list_check(&list, PAGES));
+	for (i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		at = below(MBECG_RANGES_PER_PAGE);
+		list.ranges[at] = bad[i];
+		CHECK(mbecg_list_check(&list, PAGES) == -EINVAL);
+		list.ranges[at] = list.ranges[(at + 1) % MBECG_RANGES_PER_PAGE];
+	}
+	for (i = 0; i < 3; i++) {
+		list.npages = i == 0 ? 0 : i == 1 ? MBECG_RANGES_PER_PAGE + 1 : ~0ULL;
+		CHECK(mbecg_list_check(&list, PAGES) == -EINVAL);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	u64 granted = 0, requests;
+
+	if (argc != 3)
+		return 2;
+	state = strtoull(argv[1], NULL, 10) * 0x9e3779b97f4a7c15ULL | 1;
+	requests = strtoull(argv[2], NULL, 10);
+	check_bound();
+	check_lists();
+	while (request_nr < requests)
+		granted += one_vm();
+	printf("requests %llu granted %llu\n", (unsigned long long)request_nr,
+	       (unsigned long long)granted);
+	return 0;
+}
