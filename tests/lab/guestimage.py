@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest: its initrd, its disk, and the QEMU that runs it, on L1 or on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.corpus.roots import root_image
+
+from .cpio import file, packed, program
+from .layers import Stack
+from .parts import HERE, busybox, module_tree, modules, script
+from .scenarios import Scenario
+from .testmodule import products
+
+MODULES = (
+    *("virtio", "virtio_ring", "virtio_mmio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"),
+    *("virtio_blk", "virtio_console"),
+)
+#: An emulated UART costs an exit for each character, 25 s for one oops: it serves until there is virtio's console.
+CMDLINE = (
+    "earlycon=uart8250,io,0x3f8 console=hvc0 reboot=t panic=-1 oops=panic loglevel=5 lpj=1000000 systemd.show_status=0"
+)
+
+
+def disk(stack: Stack) -> Path | None:
+    """The root file system of a systemd guest, an ext4 image that is never written."""
+    return root_image(stack.guest()) / "root.img" if stack.systemd else None
+
+
+def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
+    """busybox, the test module, the scenarios; for a systemd guest they move to its root."""
+    tools = products(stack)
+    tree = busybox() | module_tree(modules(stack.guest(), MODULES), {})
+    tree |= {
+        "init": script("guest/init"),
+        "lab/runner": script("guest/runner"),
+        "lab/words": script("guest/words"),
+        "lab/mbectest.ko": file((tools / "mbectest.ko").read_bytes()),
+        "lab/bin/usertool": program((tools / "usertool").read_bytes()),
+    }
+    if stack.systemd:
+        tree["lab/lab.service"] = file((HERE / "guest/lab.service").read_bytes())
+    return packed(tree | {f"lab/scenarios/{row.name}": file(row.script) for row in scenarios})
+
+
+def qemu_command(
+    stack: Stack, machine: str, *, bus: str, folder: str, console: str, kernel: str, disk: str | None
+) -> list[str]:
+    """QEMU for the guest, whose pipe and pid file are `folder`/guest.*, and initrd `folder`/initrd."""
+    words = f"{machine} -smp {stack.cpus} -m {stack.mib} -nodefaults -no-user-config -display none -monitor none"
+    words += f" -device virtio-serial-{bus},max_ports=2"
+    words += f" -chardev {console},id=console,mux=on -serial chardev:console -device virtconsole,chardev=console"
+    words += f" -chardev pipe,id=lab,path={folder}/guest -device virtserialport,chardev=lab,nr=1,name=lab"
+    words += f" -pidfile {folder}/guest.pid -kernel {kernel} -initrd {folder}/initrd"
+    if disk:
+        words += f" -drive id=root,file={disk},format=raw,if=none,snapshot=on -device virtio-blk-{bus},drive=root"
+    return [*words.split(), "-append", CMDLINE]

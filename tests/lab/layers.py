@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be put on each layer: the guest kernels, the host's KVM, the number of CPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from mbecguard.errors import die
+from tests.corpus.archive import Kernel, kernel
+from tests.corpus.cache import cache_dir
+
+#: Guest kernel series -> the Debian suite that ships it as its stock kernel.
+GUEST_SUITES = {"6.12": "trixie", "7.2": "forky", "6.1": "bookworm"}
+#: The first kernel whose KVM runs guests with MBEC on is 7.2.
+HOST_SUITE = "forky"
+#: Bochs fails VM entries with APICv; the preemption timer runs at a rate that Bochs does not have (LAB.md).
+BOCHS_QUIRKS = "enable_apicv=0 preemption_timer=0"
+OUR_OPTIONS = "mbecguard=enforce"
+HOST_MIB = 2048
+MINIMAL_MIB, SYSTEMD_MIB = 320, 768
+
+
+class Host(Enum):
+    """Who answers the guest's hypercalls."""
+
+    OURS = "ours"  #: KVM with our change, under Bochs
+    STOCK = "stock"  #: Debian's KVM, under Bochs: MBEC, but nobody to ask for it
+    PLAIN = "plain"  #: QEMU TCG on this machine: no hypervisor at all
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One choice for each layer."""
+
+    kernel: str  #: a key of `GUEST_SUITES`
+    host: Host
+    cpus: int
+    systemd: bool = False  #: Debian's own user space, not busybox alone
+    memory_mib: int = 0  #: of the guest; 0: what its user space needs
+    kvm_folder: Path | None = None  #: our KVM's modules; None: what the build of kvm-host left in the cache
+    kvm_options: str = ""  #: for our kvm.ko, behind `OUR_OPTIONS`
+
+    def __post_init__(self) -> None:
+        if self.kernel not in GUEST_SUITES:
+            die(f"no guest kernel {self.kernel}", hint=f"one of {', '.join(GUEST_SUITES)}")
+        if not 1 <= self.cpus <= 8:
+            die(f"a guest with {self.cpus} CPUs", hint="1 to 8")
+        if not MINIMAL_MIB // 2 <= self.mib <= HOST_MIB * 3 // 4:
+            die(f"a guest with {self.mib} MiB", hint=f"{MINIMAL_MIB // 2} to {HOST_MIB * 3 // 4}")
+
+    @property
+    def mib(self) -> int:
+        """The guest's memory."""
+        return self.memory_mib or (SYSTEMD_MIB if self.systemd else MINIMAL_MIB)
+
+    def __str__(self) -> str:
+        return f"{self.kernel}-{self.host.value}-{self.cpus}cpu{'-systemd' if self.systemd else ''}"
+
+    def guest(self) -> Kernel:
+        """The guest's stock kernel package."""
+        return kernel(GUEST_SUITES[self.kernel])
+
+
+@dataclass(frozen=True, slots=True)
+class Kvm:
+    """The module files of L1 and the options they are loaded with."""
+
+    files: dict[str, Path]  #: kernel name of a module -> file
+    options: dict[str, str]
+
+
+def kvm(stack: Stack, release: str) -> Kvm:
+    """The stack's KVM for the host kernel `release`."""
+    if stack.host is Host.STOCK:
+        return Kvm({}, {"kvm_intel": BOCHS_QUIRKS})
+    folder = stack.kvm_folder or _built_modules(release)
+    files = {"kvm": folder / "kvm.ko", "kvm_intel": folder / "kvm-intel.ko"}
+    return Kvm(files, {"kvm": f"{OUR_OPTIONS} {stack.kvm_options}", "kvm_intel": BOCHS_QUIRKS})
+
+
+def _built_modules(release: str) -> Path:
+    folder = cache_dir() / "kvm-modules"
+    ready = folder / "READY"
+    if not ready.is_file() or release not in ready.read_text().split():
+        die(
+            f"no KVM modules of ours for {release} in {folder}",
+            hint="build kvm-host/ against these headers, or give --modules FOLDER, or --kvm stock",
+        )
+    return folder

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef MBECTEST_H
+#define MBECTEST_H
+
+#include <linux/types.h>
+
+#define MBECTEST_CANARIES	8
+#define MBECTEST_LIST_PAGES	40
+#define MBECTEST_ENTRIES	169
+#define MBECTEST_MAX_WORDS	8
+
+#define HC_LOCK_CR_UPDATE	13
+#define HC_PROTECT_MEMORY	14
+#define HC_QUERY_MAGIC		0x59524551494b4548ull	/* "HEKIQERY" */
+
+struct mbectest_entry {
+	u64 pa;
+	u64 epa;
+	u64 permissions;
+};
+
+struct mbectest_list {
+	u64 next;
+	u64 next_pa;
+	u64 npages;
+	struct mbectest_entry entries[MBECTEST_ENTRIES];
+};
+
+/* What ran: its value, or the trap that stopped it and then CR2. */
+struct mbectest_outcome {
+	u64 value;
+	u64 cr2;
+};
+
+/* A verb of the device: numbers in, text out. Returns -errno or the length of the text. */
+typedef int (*mbectest_verb)(const u64 *words, int count, char *text, size_t size);
+
+/* Result of VMCALL; *trap is the exception number, or -1. */
+long mbectest_hypercall(u64 nr, u64 a0, u64 a1, int *trap);
+
+extern const char mbectest_canaries[];
+
+unsigned long mbectest_canary(unsigned int index);
+phys_addr_t mbectest_canary_pa(unsigned int index);
+/* @index must be valid. */
+struct mbectest_outcome mbectest_run(unsigned int index);
+bool mbectest_ran(struct mbectest_outcome seen, unsigned int index);
+int mbectest_verb_canary(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_run(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_oops(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_clear_cr(const u64 *words, int count, char *text, size_t size);
+
+/* Run code that the exception table does not know in a thread of its own: "ran", or "died". */
+int mbectest_run_unguarded(void *entry, char *text, size_t size);
+
+int mbectest_huge_init(void);
+void mbectest_huge_exit(void);
+int mbectest_verb_huge(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_huge_touch(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_huge_run(const u64 *words, int count, char *text, size_t size);
+
+int mbectest_lists_init(void);
+void mbectest_lists_exit(void);
+struct mbectest_list *mbectest_list_at(unsigned int index);
+int mbectest_verb_page(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_set(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_entry(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_many(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_wipe(const u64 *words, int count, char *text, size_t size);
+
+int mbectest_verb_race(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_fuzz(const u64 *words, int count, char *text, size_t size);
+
+#endif

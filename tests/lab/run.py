@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One boot of a stack, with progress on the way."""
+
+from __future__ import annotations
+
+from tests.corpus.cache import cache_dir, require_tools, say
+
+from . import bochs, guestimage, plain
+from .bochs import Run
+from .hostimage import boot_cd
+from .layers import Host, Stack
+from .locks import alone
+from .scenarios import Scenario
+
+BUILD_LIMIT = 1800.0  #: seconds to wait for another build of roots and images
+
+
+class Progress:
+    """Says once what is new on the verdict port."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def __call__(self, text: str) -> None:
+        """Show the complete lines that were not there before."""
+        lines = text.split("\n")[:-1]
+        for line in lines[self._seen :]:
+            say(f"  {line.strip()}")
+        self._seen = len(lines)
+
+
+def run(stack: Stack, scenarios: list[Scenario], limit: float) -> Run:
+    """Boot the stack once; `limit` in seconds."""
+    require_tools()
+    logs = cache_dir() / "lab-logs" / str(stack)
+    if stack.host is Host.PLAIN:
+        say(f"{stack}: booting under TCG, at most {limit:.0f} s")
+        with alone("lab-build", BUILD_LIMIT):
+            initrd = guestimage.initrd(stack, scenarios)
+        return plain.boot(stack, scenarios, initrd, logs, limit, Progress())
+    with alone("lab-build", BUILD_LIMIT):
+        cd, disk = boot_cd(stack, scenarios), guestimage.disk(stack)
+    say(f"{stack}: booting, at most {limit:.0f} s")
+    return bochs.boot(cd, disk, logs, limit, Progress())

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""L1's agent, with a shell script in the guest's place."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lab.parts import HERE
+from tests.lab.verdict import Outcome, Told, judge, read
+
+GUEST = """
+exec 3>"$PIPE.out" 4<"$PIPE.in"
+ask() { echo "$*" >&3; read -r reply <&4; echo "$reply"; }
+bye() { echo finish >&3; }
+"""
+
+
+def run(folder: Path, queue: list[str], guest: str) -> tuple[Told, list[str]]:
+    """What the port said, and what the guest printed: the answers to its `ask`."""
+    port = folder / "verdict"
+    port.write_text("")
+    (folder / "queue").write_text("".join(f"{name}\n" for name in queue))
+    files = [HERE / "host/agent", folder / "pipe", port, folder / "queue"]
+    command = ["sh", *map(str, files), "sh", "-c", GUEST + guest]
+    environment = {"PATH": "/usr/bin:/bin", "PIPE": str(folder / "pipe")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
+    return read(port.read_text()), done.stdout.splitlines()
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    script = "ask booted 6.12; ask next; ask fact x a b; ask end ok; ask next; ask fact y c; ask end ok; ask next"
+    told, answers = run(tmp_path, ["one", "two"], script + "; bye")
+    assert answers[:8] == ["ok", "one 1", "ok", "ok", "two 1", "ok", "ok", "none 1"]
+    assert told.machine == (("booted", "6.12"),)
+    assert judge("one", {"x": "a b"}, told).outcome is Outcome.PASSED
+    assert judge("two", {"y": "c"}, told).outcome is Outcome.PASSED
+    assert told.finished
+    assert not told.garbage
+
+
+def test_a_guest_that_comes_back_unasked_has_died(tmp_path: Path) -> None:
+    script = "ask booted 1; ask next; ask fact x 1; ask booted 1; ask next; ask end ok; ask next; bye"
+    told, answers = run(tmp_path, ["one", "two"], script)
+    assert answers[4] == "two 1"
+    assert judge("one", {}, told).outcome is Outcome.DIED
+    assert judge("two", {}, told).outcome is Outcome.PASSED
+
+
+def test_a_reset_goes_on_with_the_next_stage(tmp_path: Path) -> None:
+    script = "ask booted 1; ask next; ask resetting; ask booted 1; ask next; ask end ok; ask next; bye"
+    told, answers = run(tmp_path, ["one"], script)
+    assert (answers[1], answers[4], answers[6]) == ("one 1", "one 2", "none 1")
+    assert judge("one", {}, told).outcome is Outcome.PASSED
+
+
+def test_only_one_reset_is_free(tmp_path: Path) -> None:
+    script = "ask booted 1; ask next; ask resetting; ask booted 1; ask booted 1; ask next; bye"
+    told, answers = run(tmp_path, ["one"], script)
+    assert answers[5] == "none 1"
+    assert judge("one", {}, told).outcome is Outcome.DIED
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_guest_that_is_gone(tmp_path: Path, status: int) -> None:
+    told, _ = run(tmp_path, ["one"], f"ask booted 1; ask next; exit {status}")
+    assert judge("one", {}, told).outcome is Outcome.NO_VERDICT
+    assert not told.finished
+
+
+def test_the_guest_can_look_at_the_host(tmp_path: Path) -> None:
+    _, answers = run(tmp_path, [], "ask run 'echo a; echo b'; ask run false; ask nonsense; bye")
+    assert [answer.strip() for answer in answers[:3]] == ["a b", "", "what?"]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's choices, locks and progress."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mbecguard.errors import Exit, UserError
+from tests.lab import __main__ as cli
+from tests.lab import bochs
+from tests.lab.layers import BOCHS_QUIRKS, Host, Stack, kvm
+from tests.lab.locks import alone
+from tests.lab.run import Progress
+from tests.lab.scenarios import SCENARIOS
+
+OURS = Stack("6.12", Host.OURS, 1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MBECGUARD_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_stock_kvm_needs_nothing_of_ours() -> None:
+    assert kvm(Stack("6.12", Host.STOCK, 1), "7.2").files == {}
+
+
+@pytest.mark.parametrize("ready", [None, "", "7.2-other\n", "7.2.12"])
+def test_our_kvm_has_to_be_built_for_the_release(cache: Path, ready: str | None) -> None:
+    (cache / "kvm-modules").mkdir()
+    if ready is not None:
+        (cache / "kvm-modules/READY").write_text(ready)
+    with pytest.raises(UserError) as caught:
+        kvm(OURS, "7.2")
+    assert "kvm-host" in caught.value.hint
+
+
+def test_our_kvm(cache: Path) -> None:
+    folder = cache / "kvm-modules"
+    folder.mkdir()
+    (folder / "READY").write_text("7.2\n")
+    found = kvm(OURS, "7.2")
+    assert found.files == {"kvm": folder / "kvm.ko", "kvm_intel": folder / "kvm-intel.ko"}
+    assert found.options["kvm_intel"] == BOCHS_QUIRKS
+    assert found.options["kvm"].split() == ["mbecguard=enforce"]
+    audit = kvm(replace(OURS, kvm_options="mbecguard=audit"), "7.2").options["kvm"]
+    assert audit.split() == ["mbecguard=enforce", "mbecguard=audit"]
+    assert kvm(replace(OURS, kvm_folder=cache), "7.3").files["kvm"] == cache / "kvm.ko"
+
+
+def test_a_lock_is_held_by_one(cache: Path) -> None:
+    with alone("x", 0), pytest.raises(UserError), alone("x", 0):
+        pytest.fail("two hold the lock")
+    with alone("x", 0):
+        assert (cache / "x.lock").exists()
+
+
+def test_progress_says_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress()
+    for text in ("", "a\nb", "a\nb\n", "a\nb\nc\n"):
+        progress(text)
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("log", "instructions"),
+    [("", 0), ("00000000000i[] x\n11759000111e[CPU0  ] y\nno tick\n", 11759000111), ("123i[] x\n", 0)],
+)
+def test_instructions_are_bochs_last_tick(log: str, instructions: int) -> None:
+    assert bochs.instructions(log) == instructions
+
+
+def test_names_of_stacks_differ() -> None:
+    stacks = [Stack(kernel, host, cpus, systemd) for kernel in ("6.1", "7.2") for host in Host for cpus in (1, 2)
+              for systemd in (False, True)]  # fmt: skip
+    assert len({str(stack) for stack in stacks}) == len(stacks)
+
+
+def test_help_explains(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["lab", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("Bochs", "TCG", "run", "list", "MBECGUARD_CACHE"))
+
+
+def test_list_names_every_scenario(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["lab", "list"])
+    assert cli.main() == Exit.OK
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [row.name for row in SCENARIOS]
+
+
+def test_user_errors_have_a_hint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["lab", "run", "nonsense"])
+    assert cli.main() == Exit.ERROR
+    assert "hint: python -m tests.lab list" in capsys.readouterr().err
