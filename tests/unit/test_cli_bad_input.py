@@ -386,3 +386,15 @@ def test_the_program_itself(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
     assert (done.returncode, done.stderr) == (Exit.OK, "")
     assert json.loads(done.stdout)["keep"]
+
+
+def test_check_names_a_host_that_refuses(shell: Shell) -> None:
+    SCATTERED.write(shell.folder)
+    status, out, _ = shell.run("check", "--json", "--set", "simulator.mode=off")
+    found = {finding["id"]: finding for finding in json.loads(out)["findings"]}
+    assert status == Exit.REFUSED
+    assert "NO_HYPERCALL" in found["host-unusable"]["text"]
+    assert found["host-unusable"]["hint"]
+    status, out, _ = shell.run("check", "--json")
+    assert status == Exit.OK
+    assert "host-unusable" not in out

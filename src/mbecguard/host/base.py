@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import STRICT, Enum, IntEnum, IntFlag
 from typing import Protocol
 
+from mbecguard.errors import Exit, UserError
 from mbecguard.pages import PageRange
 
 
@@ -71,11 +72,12 @@ class HostStatus:
     sealed: bool  #: some page is immutable now
 
 
-class HostRefusedError(Exception):
+class HostRefusedError(UserError):
     """The host answered with an error; its map is unchanged (requests are all-or-nothing)."""
 
     def __init__(self, errno: HostErrno, call: str) -> None:
-        super().__init__(f"{call}: host answered {errno.name} ({-errno.value})")
+        message = f"{call}: host answered {errno.name} ({-errno.value})"
+        super().__init__(message, "ask the host's administrator whether it supports mbecguard", Exit.REFUSED)
         self.errno = errno
         self.call = call
 
