@@ -18,7 +18,7 @@ from mbecguard.audit.status import drift
 from mbecguard.audit.text import Text
 from mbecguard.errors import Exit, UserError, die
 from mbecguard.events import Event, message, to_journal
-from mbecguard.guest.procfs import KERNEL_HALF
+from mbecguard.guest.procfs import KERNEL_HALF, Kallsyms
 from mbecguard.pages import PAGE_SHIFT
 from mbecguard.plan.findings import Severity
 from mbecguard.plan.planner import Plan
@@ -100,10 +100,10 @@ def _report(options: argparse.Namespace, session: Session) -> Exit:
 
 
 def _explain(options: argparse.Namespace, session: Session) -> Exit:
-    plan, nearest = session.look_with_symbols()
-    pfn = _page_frame(options.what, plan, session)
+    plan, symbols = session.look_with_symbols()
+    pfn = _page_frame(options.what, plan, symbols)
     kept = plan.kept(pfn)
-    symbol = nearest(kept.va + (pfn - kept.start << PAGE_SHIFT)) if kept else ""
+    symbol = symbols.nearest(kept.va + (pfn - kept.start << PAGE_SHIFT)) if kept else ""
     reason = REASONS[kept.kind] if kept else ""
     data = {
         "schema": EXPLAIN_SCHEMA,
@@ -124,12 +124,14 @@ def _record(options: argparse.Namespace, session: Session) -> Exit:
     return Exit.OK
 
 
-def _page_frame(what: str, plan: Plan, session: Session) -> int:
+def _page_frame(what: str, plan: Plan, symbols: Kallsyms) -> int:
     """0x... is a kernel virtual or a physical address in bytes, a decimal number a page frame, else a symbol."""
     if re.fullmatch(r"[0-9]+", what):
         pfn = int(what[:20])
     else:
-        address = int(what, 16) if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", what) else session.symbol(what)
+        address = int(what, 16) if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", what) else symbols.find(what)
+        if address is None:
+            die(f"no kernel symbol {what!r}", "see /proc/kallsyms")
         pfn = address >> PAGE_SHIFT if address < KERNEL_HALF else _frame_of(address, plan, what)
     if pfn >= plan.max_pfn:
         die(f"{what} lies beyond the guest's physical space", f"it has {plan.max_pfn:#x} page frames")

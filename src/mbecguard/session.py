@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,16 +71,10 @@ class Session:
         """Survey the guest now, and plan by the policy in the settings."""
         return self.look_with_symbols()[0]
 
-    def look_with_symbols(self) -> tuple[Plan, Callable[[int], str]]:
-        """The same, and what names the symbol at an address."""
+    def look_with_symbols(self) -> tuple[Plan, Kallsyms]:
+        """The same, and the kernel's symbols."""
         facts, symbols = survey(self.guest, self.places.cache)
-        return build_plan(facts, from_settings(self.settings), symbols.nearest), symbols.nearest
-
-    def symbol(self, name: str) -> int:
-        """Address of a kernel symbol; dies if there is none of that name."""
-        symbols = Kallsyms(self.guest.tree.data("proc/kallsyms") or b"")
-        address = symbols.find(name)
-        return address if address is not None else die(f"no kernel symbol {name!r}", "see /proc/kallsyms")
+        return build_plan(facts, from_settings(self.settings), symbols.nearest), symbols
 
     @cached_property
     def host(self) -> Host:

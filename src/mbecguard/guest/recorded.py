@@ -17,9 +17,10 @@ from mbecguard.errors import UserError, die
 from mbecguard.guest import execmap
 from mbecguard.guest.efi import RUNTIME_MAP
 from mbecguard.guest.kcore import MemoryFacts
-from mbecguard.guest.procfs import Kallsyms
+from mbecguard.guest.procfs import Kallsyms, parse_modules
 from mbecguard.guest.source import Guest, KernelMemory
 from mbecguard.guest.tree import Tree, present
+from mbecguard.image.module import module_index
 from mbecguard.serial import decode, encode
 
 MEMORY_SCHEMA = "mbecguard.memory/1"
@@ -153,9 +154,6 @@ def _runtime_map_files(tree: Tree) -> list[str]:
 
 
 def _copy_images(guest: Guest, writer: _Writer) -> None:
-    from mbecguard.guest.procfs import parse_modules
-    from mbecguard.image.module import module_index
-
     if guest.kernel_image:
         writer.add("boot/vmlinuz", guest.kernel_image.read_bytes())
     if not guest.modules_dir:
