@@ -13,7 +13,7 @@ from mbecguard.audit.store import Store
 from mbecguard.ept import Ept
 from mbecguard.errors import UserError, die
 from mbecguard.events import Event, message
-from mbecguard.freeze import SWITCHES, LiveSysctls
+from mbecguard.freeze import SWITCHES, Decision, LiveKnobs
 from mbecguard.host.base import Host, HostStatus, Outcome, Protection
 from mbecguard.host.hypervisor import Options
 from mbecguard.host.simulator import SimulatedHost
@@ -24,9 +24,9 @@ from tests.plans import CANARY, PFNS, make_plan
 
 BOOT = "11111111-2222-3333-4444-555555555555"
 OPTIONS = Options(limits=Limits(max_pfn=PFNS))
-BEFORE = {s.sysctl: "0" if s.value == "1" else "1" for s in SWITCHES}
-AFTER = {s.sysctl: s.value for s in SWITCHES}
-ONE_WAY = {s.sysctl for s in SWITCHES if s.one_way}
+BEFORE = {s.knob: "0" if s.value == "1" else "1" for s in SWITCHES}
+AFTER = {s.knob: s.value for s in SWITCHES}
+ONE_WAY = {s.knob for s in SWITCHES if s.one_way}
 
 
 class WrappedHost:
@@ -70,13 +70,13 @@ class WrappedHost:
         return self.inner.run_kept(pfn)
 
 
-class GuestSysctls(LiveSysctls):
-    """Sysctls in files, some of which go one way only, as the kernel's do."""
+class GuestKnobs(LiveKnobs):
+    """Switches in files, some of which go one way only, as the kernel's do."""
 
     def put(self, name: str, value: str) -> None:
         if name in ONE_WAY and self.get(name) == AFTER[name] != value:
-            die(f"sysctl {name} cannot be set to {value}: Invalid argument")
-        LiveSysctls.put(self, name, value)
+            die(f"{name} cannot be set to {value}: Invalid argument")
+        LiveKnobs.put(self, name, value)
 
 
 def nothing(_step: Step) -> None:
@@ -92,18 +92,22 @@ class Bench:
     boot_id: str = BOOT
     plans: list[Plan] = field(default_factory=lambda: [make_plan()])  #: what the surveys find, the last one for ever
     mode: str = "enforce"
+    decisions: tuple[Decision, ...] = tuple(Decision(switch, "auto", None) for switch in SWITCHES)
     told: list[tuple[Event, dict[str, str]]] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder / "state")
         self.host = SimulatedHost(self.options, CANARY, self.folder / "host.json", self.boot_id)
-        self.sysctls = GuestSysctls(self.folder / "sys")
+        self.knobs = GuestKnobs(self.folder / "root")
         for name, value in BEFORE.items():
-            path = self.folder / "sys" / name.replace(".", "/")
+            path = self.knob_file(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 path.write_text(value + "\n")
+
+    def knob_file(self, name: str) -> Path:
+        return self.folder / "root" / (name[1:] if name.startswith("/") else f"proc/sys/{name.replace('.', '/')}")
 
     def look(self) -> Plan:
         return self.plans.pop(0) if len(self.plans) > 1 else self.plans[0]
@@ -118,8 +122,8 @@ class Bench:
             look=self.look,
             store=self.store,
             boot_id=self.boot_id,
-            switches=SWITCHES,
-            sysctls=self.sysctls,
+            decisions=self.decisions,
+            knobs=self.knobs,
             mode=self.mode,
             tell=self.tell,
             reach=reach,
@@ -149,7 +153,7 @@ class Bench:
         return {gfn for gfn in range(PFNS) if bit in self.host.hypervisor.ept.leaf(gfn)}
 
     def values(self) -> dict[str, str | None]:
-        return {name: self.sysctls.get(name) for name in BEFORE}
+        return {name: self.knobs.get(name) for name in BEFORE}
 
     def events(self) -> list[Event]:
         return [event for event, _ in self.told]

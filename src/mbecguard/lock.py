@@ -23,15 +23,17 @@ from mbecguard.audit.status import UNPROVEN, drift, observe
 from mbecguard.audit.store import Store
 from mbecguard.errors import Exit, UserError, die
 from mbecguard.events import Event, Tell
-from mbecguard.freeze import Switch, Sysctls
+from mbecguard.freeze import Decision, Knobs, Switch, findings
 from mbecguard.host.base import Host, HostMode, HostRefusedError, Permission, Protection
 from mbecguard.pages import PageRange, PageSet
+from mbecguard.plan.findings import Severity
 from mbecguard.plan.planner import Plan
-from mbecguard.proof import DENIED, KEPT, DegradedError, Prober, kept_frame
+from mbecguard.proof import DENIED, KEPT, DegradedError, Prober, frames_to_try
 from mbecguard.undo import UndoStack
 
 ATTEMPTS = 5  #: udev loads modules for seconds after multi-user.target
 SETTLE_SECONDS = 2.0
+PART = 4096  #: ranges; one request takes 5408
 
 
 def request(plan: Plan, canary_pfn: int | None, *, immutable: bool) -> list[Protection]:
@@ -62,8 +64,8 @@ class Transaction:
     look: Callable[[], Plan]
     store: Store
     boot_id: str
-    switches: tuple[Switch, ...]
-    sysctls: Sysctls
+    decisions: tuple[Decision, ...]
+    knobs: Knobs
     mode: str
     tell: Tell
     reach: Callable[[Step], None] = lambda _step: None
@@ -116,7 +118,7 @@ class Transaction:
         self._freeze()
         self._pin()
         self._seal()
-        return self._finish(State.SEALED, *reasons)
+        return self._finish(State.SEALED, *reasons, *self._left_open)
 
     def _begin(self, step: Step) -> None:
         self._step = step
@@ -151,7 +153,7 @@ class Transaction:
 
     def _refuse_unfit_host(self, mode: HostMode) -> None:
         if mode is HostMode.OFF:
-            _refuse("the host has its protection switched off", "ask its administrator for kvm.heki=enforce")
+            _refuse("the host has its protection switched off", "ask its administrator for kvm.mbecguard=enforce")
         fitting = "audit" if mode is HostMode.AUDIT else "enforce"
         if self.mode != fitting:
             _refuse(f"the host's mode is {mode.value}, asked was {self.mode}", f"use --mode {fitting}")
@@ -163,8 +165,8 @@ class Transaction:
             self._undo.add("module hold", self._release_modules)
         if restricted:
             self._undo.add("map", self._open)
-        for sysctl, before in self._switched.items():
-            self._undo.add(sysctl, partial(self.sysctls.put, sysctl, before))
+        for knob, before in self._switched.items():
+            self._undo.add(knob, partial(self.knobs.put, knob, before))
         self._undo.undo_all()
         if self._undo.stuck:
             _refuse("an earlier attempt could not be undone", "reset the guest")
@@ -185,15 +187,16 @@ class Transaction:
 
     def _survey(self) -> None:
         self._plan = plan = self.look()
-        if plan.blockers:
-            texts = "; ".join(f.text for f in plan.blockers[:3])
-            _refuse(f"{len(plan.blockers)} blockers: {texts}", "`mbecguard check` lists them all")
+        found = (*plan.findings, *findings(self.decisions, self.knobs))
+        if blockers := [f for f in found if f.severity is Severity.BLOCKER]:
+            texts = "; ".join(f.text for f in blockers[:3])
+            _refuse(f"{len(blockers)} blockers: {texts}", "`mbecguard check` lists them all")
         if plan.max_pfn != self.host.max_pfn:
             _refuse(
                 f"the plan covers {plan.max_pfn:#x} page frames, the host has {self.host.max_pfn:#x}",
                 "pages beyond the plan would stay executable; check the guest's CPU model",
             )
-        if kept_frame(plan, self.host.canary_pfn or 0) is None:
+        if not frames_to_try(plan, self.host.canary_pfn or 0):
             _refuse("the plan keeps no code at all", "no kernel survives that; record the guest again")
 
     def _hold(self) -> None:
@@ -234,10 +237,19 @@ class Transaction:
         self._prober.believe()
         self._say(Event.PROVEN, evidence=f"{len(self._prober.found)} probes, all as expected")
 
+    @property
+    def _switches(self) -> list[Switch]:
+        return [decision.switch for decision in self.decisions if decision.on]
+
+    @property
+    def _left_open(self) -> list[str]:
+        open_ = (d for d in self.decisions if self.knobs.get(d.switch.knob) != d.switch.value)
+        return [d.remark for d in open_ if d.remark]
+
     def _freeze(self) -> None:
-        values = [(switch, self.sysctls.get(switch.sysctl)) for switch in self.switches]
+        values = [(switch, self.knobs.get(switch.knob)) for switch in self._switches]
         changes = [(switch, before) for switch, before in values if before is not None and before != switch.value]
-        self._switched = {switch.sysctl: before for switch, before in changes if not switch.one_way}
+        self._switched = {switch.knob: before for switch, before in changes if not switch.one_way}
         self._begin(Step.FREEZE)
         for switch, before in changes:
             self._set(switch, before)
@@ -245,11 +257,11 @@ class Transaction:
     def _set(self, switch: Switch, before: str) -> None:
         def take_back() -> None:
             if not switch.one_way:
-                self.sysctls.put(switch.sysctl, before)
-            elif self.sysctls.get(switch.sysctl) != before:
-                self._say(Event.ROLLBACK_FAILED, what=switch.sysctl, reason="one-way until the next boot")
+                self.knobs.put(switch.knob, before)
+            elif self.knobs.get(switch.knob) != before:
+                self._say(Event.ROLLBACK_FAILED, what=switch.knob, reason="one-way until the next boot")
 
-        self._undo.do(switch.sysctl, lambda: self.sysctls.put(switch.sysctl, switch.value), take_back)
+        self._undo.do(switch.knob, lambda: self.knobs.put(switch.knob, switch.value), take_back)
 
     def _pin(self) -> None:
         self._begin(Step.PIN)
@@ -260,9 +272,11 @@ class Transaction:
     def _seal(self) -> None:
         self._begin(Step.SEAL)
         canary = self.host.canary_pfn
-        wanted = equal_request(self.plan, canary) if self._sealed else request(self.plan, canary, immutable=True)
         try:
-            self.host.protect(wanted)
+            if self._sealed:
+                self._repeat(equal_request(self.plan, canary))
+            else:
+                self.host.protect(request(self.plan, canary, immutable=True))
         except HostRefusedError as error:
             if self._is_sealed():
                 raise DegradedError(f"the host is sealed by another plan: {error}", status=Exit.REFUSED) from error
@@ -274,6 +288,11 @@ class Transaction:
         self._note()
         self._prober.believe()
         self._say(Event.SEALED, pages=str(self.plan.totals.keep_pages))
+
+    def _repeat(self, equal: list[Protection]) -> None:
+        """In parts: the tiles of a sealed map are twice as many as the ranges that made it, and change nothing."""
+        for start in range(0, len(equal), PART):
+            self.host.protect(equal[start : start + PART])
 
     def _is_sealed(self) -> bool:
         if not self._sealed and not self._prober.unlocked:
@@ -299,7 +318,7 @@ class Transaction:
             state=state,
             reasons=reasons,
             evidence=self._prober.found,
-            frozen=tuple(s.sysctl for s in self.switches if self.sysctls.get(s.sysctl) == s.value),
+            frozen=tuple(s.knob for s in self._switches if self.knobs.get(s.knob) == s.value),
             pinned=self.host.pinned(),
             generation=self.host.query().generation,
             plan=self.plan,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 from mbecguard.audit.record import Evidence, Probe, is_proof
 from mbecguard.errors import Exit, UserError
@@ -15,17 +16,19 @@ from mbecguard.plan.policy import CodeKind
 
 DENIED = Permission.READ | Permission.WRITE
 KEPT = DENIED | Permission.EXEC
+KEPT_TRIES = 16  #: page frames tried at most: a page of padding holds nothing that could be run
 
 
 class DegradedError(UserError):
     """The guest is not what it should be: something that the host granted does not hold."""
 
 
-def kept_frame(plan: Plan, canary_pfn: int) -> int | None:
-    """A page frame that stays executable, of the kernel's own text if there is any; None if nothing stays."""
+def frames_to_try(plan: Plan, canary_pfn: int) -> list[int]:
+    """Some page frames that stay executable, those of the kernel's own text first; none if nothing stays."""
     canary = PageSet([PageRange(canary_pfn, canary_pfn + 1)])
     text_first = sorted(plan.keep, key=lambda k: k.kind is not CodeKind.KERNEL_TEXT)
-    return next((run.start for k in text_first for run in canary.gaps(k.pages)), None)
+    frames = (pfn for k in text_first for run in canary.gaps(k.pages) for pfn in range(run.start, run.end))
+    return list(islice(frames, KEPT_TRIES))
 
 
 @dataclass(slots=True)
@@ -52,10 +55,12 @@ class Prober:
 
     def run_neighbours(self, plan: Plan) -> None:
         """User mode still executes from a denied page, the kernel from a kept one."""
-        kept = kept_frame(plan, self._canary)
-        assert kept is not None  # such a plan is refused
         self._keep(Probe.USER_ON_DENIED, self.host.run_user(self._canary), self._canary)
-        self._keep(Probe.KEPT_TEXT, self.host.run_kept(kept), kept)
+        for kept in frames_to_try(plan, self._canary):
+            outcome = self.host.run_kept(kept)
+            self._keep(Probe.KEPT_TEXT, outcome, kept)
+            if outcome is not Outcome.NO_VERDICT:
+                break
 
     def try_unlock(self) -> None:
         """Try what an attacker would try: make the canary executable again."""

@@ -12,20 +12,20 @@ from mbecguard.audit.status import Status, status
 from mbecguard.audit.store import Store
 from mbecguard.errors import Exit, UserError, die
 from mbecguard.events import Tell
-from mbecguard.freeze import LiveSysctls, SimulatedSysctls, chosen
+from mbecguard.freeze import Decision, Knobs, LiveKnobs, SimulatedKnobs, decide
+from mbecguard.freeze import findings as freeze_findings
 from mbecguard.guest.live import live_guest
 from mbecguard.guest.procfs import Kallsyms, parse_max_pfn
 from mbecguard.guest.recorded import recorded_guest
 from mbecguard.guest.source import Guest
 from mbecguard.guest.survey import survey
+from mbecguard.guest.uses import uses
 from mbecguard.host.base import Host, HostMode
 from mbecguard.lock import Transaction
 from mbecguard.plan.findings import Finding, finding
 from mbecguard.plan.planner import Plan, build_plan
 from mbecguard.plan.policy import from_settings
 from mbecguard.settings import Settings
-
-SHIM_DEVICE = Path("/dev/mbecguard")
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,9 @@ class Session:
             return self._simulator()
         if self.folder:
             die("a recorded guest can only be locked on the simulator", "use --host simulator", Exit.REFUSED)
-        die(
-            f"no host interface: {SHIM_DEVICE} is missing",
-            "load the mbecguard shim; --host simulator tries everything without protecting anything",
-            Exit.REFUSED,
-        )
+        from mbecguard.host.shim import ShimHost
+
+        return ShimHost.at()
 
     def _simulator(self) -> Host:
         from mbecguard.host.hypervisor import Options
@@ -105,11 +103,24 @@ class Session:
         self.places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         return SimulatedHost(options, max_pfn - 1, self.places.state / "simulator.json", self.guest.boot_id)
 
+    @cached_property
+    def knobs(self) -> Knobs:
+        """The switches of the running kernel, unless nothing is to be protected either."""
+        real = self.guest.live and self.settings.text("lock.host") != "simulator"
+        return LiveKnobs() if real else SimulatedKnobs()
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Which switches to set, by the settings and by what the guest uses now."""
+        symbols = Kallsyms(self.guest.tree.data("proc/kallsyms") or b"")
+        return decide(self.settings, uses(self.guest.tree, symbols))
+
     def blockers(self) -> list[Finding]:
         """What would stop a lock here: everything about the guest and the host that can be told at once."""
         findings: list[Finding] = []
         try:
             findings += self.look().findings
+            findings += freeze_findings(self.decisions, self.knobs)
         except UserError as error:
             findings.append(finding("guest-unreadable", problem=error.message, advice=error.hint))
         try:
@@ -127,8 +138,8 @@ class Session:
             look=self.look,
             store=self.store,
             boot_id=self.guest.boot_id,
-            switches=chosen(self.settings),
-            sysctls=SimulatedSysctls() if self.host.simulated else LiveSysctls(),
+            decisions=self.decisions,
+            knobs=self.knobs,
             mode=self.settings.text("lock.mode"),
             tell=tell,
         )

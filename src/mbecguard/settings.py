@@ -29,6 +29,7 @@ class Setting:
 
 
 _KEEP = ("keep", "drop")
+_FREEZE = ("auto", "on", "off")  # auto: on, unless the guest uses what it would take away
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("policy.bpf", "keep", "BPF JIT packs, trampolines and dispatchers", _KEEP),
@@ -40,10 +41,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("policy.crash_kernel", "drop", "the whole crash kernel region", _KEEP),
     Setting("policy.tight", False, "drop kept pages that hold nothing but int3"),
     Setting("policy.deny_unexplained", False, "drop executable pages that nobody explains, instead of refusing"),
-    Setting("freeze.modules", True, "no new modules after the lock (kernel.modules_disabled)"),
-    Setting("freeze.bpf_jit", True, "new BPF programs are interpreted (net.core.bpf_jit_enable)"),
-    Setting("freeze.kexec", True, "no new kexec image (kernel.kexec_load_disabled)"),
-    Setting("freeze.ftrace", True, "no function tracing (kernel.ftrace_enabled)"),
+    Setting("freeze.modules", "auto", "no new modules after the lock (kernel.modules_disabled)", _FREEZE),
+    Setting("freeze.bpf_jit", "auto", "new BPF programs are interpreted (net.core.bpf_jit_enable)", _FREEZE),
+    Setting("freeze.kexec", "auto", "no new kexec image (kernel.kexec_load_disabled)", _FREEZE),
+    Setting("freeze.ftrace", "auto", "no function tracing (kernel.ftrace_enabled)", _FREEZE),
+    Setting("freeze.kprobes", "auto", "kprobes do not fire (debugfs kprobes/enabled)", _FREEZE),
     Setting("lock.mode", "enforce", "what the host does with a denied fetch", ("enforce", "audit")),
     Setting("lock.host", "auto", "whom to ask", ("auto", "shim", "simulator")),
     Setting("simulator.mbec", True, "whether the simulated CPU has mode-based execute control"),

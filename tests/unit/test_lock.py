@@ -20,7 +20,7 @@ from mbecguard.host.base import Host, HostErrno, HostMode, HostRefusedError, Hos
 from mbecguard.host.hypervisor import Options
 from mbecguard.lock import ATTEMPTS, SETTLE_SECONDS, equal_request, request
 from mbecguard.plan.planner import Plan
-from mbecguard.proof import Prober, kept_frame
+from mbecguard.proof import KEPT_TRIES, Prober, frames_to_try
 from tests.lockbench import AFTER, BEFORE, ONE_WAY, OPTIONS, Bench, WrappedHost
 from tests.plans import BLOCKER, CANARY, PFNS, SPANS, kept_frames, make_plan
 
@@ -95,24 +95,51 @@ def test_kept_text_is_proven_on_the_kernels_own_text(bench: Bench) -> None:
     assert set(evidence.values()) == {CANARY}
 
 
-def test_kept_frame_never_is_the_canary() -> None:
-    assert kept_frame(make_plan([(8, 9)]), 8) is None
-    assert kept_frame(make_plan([(8, 12)]), 8) == 9
-    assert kept_frame(make_plan([]), 8) is None
+def test_frames_to_try_are_a_few_and_never_the_canary() -> None:
+    assert frames_to_try(make_plan([(8, 9)]), 8) == []
+    assert frames_to_try(make_plan([(8, 12)]), 8) == [9, 10, 11]
+    assert frames_to_try(make_plan([]), 8) == []
+    assert frames_to_try(make_plan([(0, 64)]), 70) == list(range(KEPT_TRIES))
+
+
+@pytest.mark.parametrize("unsuitable", [0, 1, 2])
+def test_kept_text_is_proven_on_the_first_page_that_can_be_run(bench: Bench, unsuitable: int) -> None:
+    tried: list[int] = []
+
+    class Host(WrappedHost):
+        def run_kept(self, pfn: int) -> Outcome:
+            tried.append(pfn)
+            return Outcome.NO_VERDICT if len(tried) <= unsuitable else self.inner.run_kept(pfn)
+
+    prober = Prober(Host(bench.host))
+    prober.run_neighbours(make_plan())
+    first = frames_to_try(make_plan(), CANARY)
+    assert tried == first[: unsuitable + 1]
+    assert [(e.outcome, e.pfn) for e in prober.found if e.probe is Probe.KEPT_TEXT] == [(Outcome.RAN, tried[-1])]
+
+
+def test_kept_text_that_never_runs_is_no_proof(bench: Bench) -> None:
+    class Host(WrappedHost):
+        def run_kept(self, pfn: int) -> Outcome:
+            return Outcome.NO_VERDICT
+
+    error = bench.fails(Host(bench.host))
+    assert error.status is Exit.NOT_ENFORCED
+    assert "kept text" in error.message
 
 
 def test_one_way_switches_come_last(bench: Bench) -> None:
     order: list[str] = []
-    put = bench.sysctls.put
+    put = bench.knobs.put
     transaction = bench.transaction()
-    transaction.sysctls = Recording(put, bench.sysctls.get, order)
+    transaction.knobs = Recording(put, bench.knobs.get, order)
     transaction.run()
     assert set(order) == set(AFTER)
     assert set(order[-len(ONE_WAY) :]) == ONE_WAY
 
 
 class Recording:
-    """Sysctls that tell what is written."""
+    """Switches that tell what is written."""
 
     def __init__(self, put: Callable[[str, str], None], get: Callable[[str], str | None], order: list[str]) -> None:
         self._put, self._get, self._order = put, get, order
@@ -127,10 +154,10 @@ class Recording:
 
 def test_a_switch_that_this_kernel_lacks_or_has_set_is_left_alone(bench: Bench) -> None:
     missing, given_ = "net.core.bpf_jit_enable", "kernel.ftrace_enabled"
-    (bench.folder / "sys/net/core/bpf_jit_enable").unlink()
-    bench.sysctls.put(given_, AFTER[given_])
+    bench.knob_file(missing).unlink()
+    bench.knobs.put(given_, AFTER[given_])
     assert set(bench.lock().frozen) == set(AFTER) - {missing}
-    assert bench.sysctls.get(missing) is None
+    assert bench.knobs.get(missing) is None
 
 
 def refusing(step: Step, error: BaseException) -> Callable[[Step], None]:
@@ -552,9 +579,26 @@ def test_locking_twice_is_locking_once(bench: Bench) -> None:
     assert len(later.store.records()) == 2
 
 
+def test_a_rerun_of_many_ranges_comes_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.lock()
+    sizes: list[int] = []
+
+    class Host(WrappedHost):
+        def protect(self, request: Sequence[Protection]) -> None:
+            sizes.append(len(request))
+            self.inner.protect(request)
+
+    monkeypatch.setattr("mbecguard.lock.PART", 2)
+    again = bench.again()
+    assert again.lock(Host(again.host)).state is State.SEALED
+    tiles = len(equal_request(make_plan(), CANARY))
+    assert tiles > 2
+    assert sizes == [2] * (tiles // 2) + [1] * (tiles % 2) + [1]  # the last is the attempt to unlock
+
+
 def test_a_rerun_freezes_again_what_was_thawed(bench: Bench) -> None:
     bench.lock()
-    bench.sysctls.put("kernel.ftrace_enabled", "1")
+    bench.knobs.put("kernel.ftrace_enabled", "1")
     bench.host.hold_modules(False)
     assert_recovers(bench)
 
@@ -674,10 +718,10 @@ def test_a_switch_that_never_was_set_is_not_told_as_stuck(bench: Bench) -> None:
     def put(name: str, value: str) -> None:
         if name in ONE_WAY:
             raise UserError("Operation not permitted")
-        bench.sysctls.put(name, value)
+        bench.knobs.put(name, value)
 
     transaction = bench.transaction()
-    transaction.sysctls = Recording(put, bench.sysctls.get, [])
+    transaction.knobs = Recording(put, bench.knobs.get, [])
     with pytest.raises(UserError, match="not permitted"):
         transaction.run()
     assert bench.values() == BEFORE

@@ -234,7 +234,7 @@ def test_kexec(loaded: bool, mapping: Mapping, claimed: bool) -> None:
     assert bool(claims(CodeKind.KEXEC, mappings=(mapping,), kexec_loaded=loaded)) == claimed
 
 
-WORDS = "problem advice pages symbol count release image running section owner module state kind loss key"
+WORDS = "problem advice pages symbol count release image running section owner module state kind loss key knob use risk"
 FACTS: dict[str, object] = dict.fromkeys(WORDS.split(" "), "x") | dict.fromkeys(
     ("va", "pa", "iomem", "tables", "first", "second"), 16
 )

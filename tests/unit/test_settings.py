@@ -35,19 +35,19 @@ def test_defaults() -> None:
     values = load()
     assert values.text("policy.bpf") == "keep"
     assert values.text("policy.kexec") == "drop"
-    assert values.enabled("freeze.modules")
+    assert values.text("freeze.modules") == "auto"
     assert not values.enabled("policy.tight")
     assert from_settings(values) == Policy()
 
 
 def test_file_then_overrides(tmp_path: Path) -> None:
     file = toml(tmp_path, '[policy]\nbpf = "drop"\ntight = true\n[lock]\nmode = "audit"\n')
-    values = load(file, ["lock.mode=enforce", "policy.kexec=keep", "policy.kexec=drop", "freeze.ftrace=false"])
+    values = load(file, ["lock.mode=enforce", "policy.kexec=keep", "policy.kexec=drop", "freeze.ftrace=off"])
     assert values.text("policy.bpf") == "drop"
     assert values.enabled("policy.tight")
     assert values.text("lock.mode") == "enforce"
     assert values.text("policy.kexec") == "drop"
-    assert not values.enabled("freeze.ftrace")
+    assert values.text("freeze.ftrace") == "off"
     assert load(toml(tmp_path, "")).values == load().values
 
 

@@ -94,7 +94,7 @@ class Record:
     state: State
     reasons: tuple[str, ...]
     evidence: tuple[Evidence, ...]
-    frozen: tuple[str, ...]  #: one-way switches that were set
+    frozen: tuple[str, ...]  #: switches that were set, or found set
     pinned: bool
     generation: int
     plan: Plan
@@ -112,7 +112,7 @@ class Journal:
     boot_id: str
     step: Step
     evidence: tuple[Evidence, ...] = ()
-    switched: dict[str, str] = field(default_factory=dict)  #: reversible sysctls that change -> value before
+    switched: dict[str, str] = field(default_factory=dict)  #: reversible switches that change -> value before
     plan: Plan | None = None  #: from the seal on: what a rerun has to ask for again
     schema: str = JOURNAL_SCHEMA
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mbecguard.guest.kcore import Kcore, executable_mappings, memory_facts
 from mbecguard.guest.procfs import Kallsyms
-from mbecguard.guest.source import Guest, KernelMemory
+from mbecguard.guest.shimsource import ShimSource
+from mbecguard.guest.source import Guest, KernelMemory, MemorySource
 from mbecguard.guest.tree import Tree, present
 
 #: Where distributions put the image of release R; the first that exists is taken.
@@ -46,10 +47,15 @@ class KcoreSource:
 
 def live_guest(root: Path = Path("/")) -> Guest:
     """The guest this runs in."""
-    guest = Guest(Tree(root), KcoreSource(root / "proc/kcore"), None, None, live=True)
+    guest = Guest(Tree(root), _memory(root), None, None, live=True)
     release = guest.release
     modules = root / "lib/modules" / release
     return replace(guest, kernel_image=_image(root, release), modules_dir=modules if present(modules.is_dir) else None)
+
+
+def _memory(root: Path) -> MemorySource:
+    device, kcore = root / "dev/mbecguard", root / "proc/kcore"
+    return ShimSource(device, kcore) if present(device.exists) else KcoreSource(kcore)
 
 
 def _image(root: Path, release: str) -> Path | None:

@@ -20,6 +20,7 @@ from mbecguard.guest.kcore import MemoryFacts
 from mbecguard.guest.procfs import Kallsyms, parse_modules
 from mbecguard.guest.source import Guest, KernelMemory
 from mbecguard.guest.tree import Tree, present
+from mbecguard.guest.uses import KPROBES
 from mbecguard.image.module import module_index
 from mbecguard.serial import decode, encode
 
@@ -41,6 +42,7 @@ COPIED = (
     "sys/kernel/notes",
     "sys/kernel/kexec_loaded",
     "sys/kernel/kexec_crash_loaded",
+    KPROBES,
 )
 #: Large ones, stored as `NAME.xz`; /proc/cpuinfo for its size with many CPUs.
 COMPRESSED = ("proc/kallsyms", "proc/vmallocinfo", "proc/cpuinfo")

@@ -130,6 +130,18 @@ CATALOGUE: dict[str, Kind] = {
         "{pages} kept pages hold nothing but int3",
         "policy.tight = true drops them, under a policy that makes no new code",
     ),
+    "freeze-left-open": Kind(
+        _W, "{knob} will not be frozen, because this guest uses {use}", '{key} = "on" freezes it; open, {risk}'
+    ),
+    "freeze-loss": Kind(
+        _W, "{knob} will be frozen, and with it goes what this guest uses: {use}", '{key} = "auto" or "off" leaves it'
+    ),
+    "freeze-impossible": Kind(
+        _B, "{knob} cannot be frozen, because of {use}", '{key} = "auto" leaves it open; then {risk}'
+    ),
+    "freeze-missing": Kind(
+        _W, "{knob} is not there, or may not be written, so it cannot be frozen", "is debugfs mounted? else {risk}"
+    ),
     "physical-space": Kind(
         _I,
         "the whole architectural space of 52 physical address bits is denied",

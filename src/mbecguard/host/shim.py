@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The real host: the hypervisor as the kernel shim reaches it, and the probes that only ring 0 can make.
+
+It remembers nothing: all state is the hypervisor's and the shim's, so that a killed agent leaves none behind.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import select
+import signal
+from collections.abc import Sequence
+from errno import EINVAL
+from pathlib import Path
+from typing import NoReturn
+
+from mbecguard.errors import Exit, die
+from mbecguard.host.base import HostStatus, Outcome, Protection
+from mbecguard.host.ioctl import (
+    CANARY_VALUE,
+    DEVICE,
+    MAX_RANGES,
+    Info,
+    InfoFlag,
+    MapFlag,
+    ProbeKind,
+    Seen,
+    ShimDevice,
+    ShimError,
+    Sight,
+    open_device,
+)
+from mbecguard.host.wire import CR4_SMEP, PINS, checked, decode_status
+from mbecguard.pages import PAGE_SHIFT, PAGE_SIZE
+
+ONLINE = Path("/sys/devices/system/cpu/online")
+USER_SECONDS = 20.0  #: for a fork and one call; emulated machines are slow
+
+_GP, _PF = 13, 14
+_RETURNED, _FAILED, _NOT_MAPPED = range(3)  # exit statuses of the child
+
+
+class ShimHost:
+    """A `Host` over /dev/mbecguard. Dies if the shim is switched off, or its hypercalls reach no KVM."""
+
+    name = "shim"
+    simulated = False
+
+    def __init__(self, device: ShimDevice) -> None:
+        self._device = device
+        info = device.info()
+        _refuse_unfit(info)
+        self.max_pfn = 1 << (info.physical_bits - PAGE_SHIFT)
+        self.canary_pfn = info.canary_pa >> PAGE_SHIFT
+
+    @classmethod
+    def at(cls, path: Path = DEVICE) -> ShimHost:
+        """The host behind a device; it stays open as long as the process lives."""
+        return cls(open_device(path))
+
+    def query(self) -> HostStatus:
+        """Ask for mode, enforced bits and generation. Changes nothing."""
+        return decode_status(_granted(self._device.query(), "query"))
+
+    def protect(self, request: Sequence[Protection]) -> None:
+        """Change permissions by one hypercall, all or nothing; an empty request asks for nothing."""
+        if len(request) > MAX_RANGES:
+            die(
+                f"the request has {len(request)} ranges, one hypercall takes {MAX_RANGES}",
+                "keep longer runs: --set policy.tight=false; or load fewer modules before the lock",
+                Exit.REFUSED,
+            )
+        ranges = [(p.pages.start << PAGE_SHIFT, p.pages.end << PAGE_SHIFT, int(p.permissions)) for p in request]
+        if ranges:
+            _granted(self._device.protect(ranges), "protect")
+
+    def pin(self) -> None:
+        """Pin CR0.WP, CR0.PG and CR4.SMEP at 1 until reset."""
+        for cr, bits in PINS.items():
+            _granted(self._device.pin(cr, bits), "pin")
+
+    def pinned(self) -> bool:
+        """Try to clear CR4.SMEP, as an attacker would, on every CPU; True if each got #GP for it."""
+        sights = self._everywhere(ProbeKind.CLEAR, cr=4, bits=CR4_SMEP)
+        return all(sight.seen is Seen.TRAPPED and sight.trap == _GP for sight in sights)
+
+    def hold_modules(self, hold: bool) -> None:
+        """Refuse (True) or allow (False) text of new modules."""
+        self._device.hold(hold)
+
+    def run_canary(self) -> Outcome:
+        """Execute the canary page in supervisor mode on every CPU; no verdict if they differ."""
+        outcomes = {_outcome(s, 0, s.cr2 % PAGE_SIZE) for s in self._everywhere(ProbeKind.CANARY)}
+        return outcomes.pop() if len(outcomes) == 1 else Outcome.NO_VERDICT
+
+    def run_user(self, pfn: int) -> Outcome:
+        """Execute the canary's page frame, the only one that has a user page, in a child that may die or hang."""
+        if pfn != self.canary_pfn:
+            return Outcome.NO_VERDICT
+        status = _ending(os.fork() or self._child())
+        if status == _NOT_MAPPED:
+            die("the canary cannot be mapped as user code", f"is {DEVICE.parent} mounted with noexec?")
+        return {_RETURNED: Outcome.RAN, -signal.SIGSEGV: Outcome.DENIED}.get(status, Outcome.NO_VERDICT)
+
+    def run_kept(self, pfn: int) -> Outcome:
+        """Execute a RET in a page frame, through the first supervisor-mode address where the shim finds one."""
+        pa = pfn << PAGE_SHIFT
+        for m in self._device.mappings(content=False):
+            if m.pa <= pa < m.pa + m.bytes and MapFlag.USER not in m.flags:
+                outcome = self._fetch(m.va + pa - m.pa)
+                if outcome is not Outcome.NO_VERDICT:
+                    return outcome
+        return Outcome.NO_VERDICT
+
+    def _fetch(self, va: int) -> Outcome:
+        try:
+            sight = self._device.probe(ProbeKind.FETCH, va=va)
+        except ShimError as error:
+            if error.errno != EINVAL:  # neither the kernel's text nor a module's, as in the direct map
+                raise
+            return Outcome.NO_VERDICT
+        return _outcome(sight, va >> PAGE_SHIFT, sight.cr2 >> PAGE_SHIFT)
+
+    def _everywhere(self, kind: ProbeKind, *, cr: int = 0, bits: int = 0) -> list[Sight]:
+        before = os.sched_getaffinity(0)
+        sights = []
+        try:
+            for cpu in online_cpus():
+                _move_to(cpu)
+                sights.append(self._device.probe(kind, cr=cr, bits=bits))
+        finally:
+            os.sched_setaffinity(0, before)
+        return sights
+
+    def _child(self) -> NoReturn:
+        status = _FAILED
+        try:
+            faulthandler.disable()  # where it is on it would tell of the fault on our terminal
+            status = _RETURNED if self._device.call_canary() == CANARY_VALUE else _FAILED
+        except OSError:
+            status = _NOT_MAPPED
+        finally:
+            os._exit(status)
+
+
+def online_cpus() -> list[int]:
+    """Numbers of the CPUs that are online; a list such as `0-3,8` in sysfs."""
+    try:
+        text = ONLINE.read_text().strip()
+    except OSError as error:
+        die(f"{ONLINE} cannot be read: {error.strerror}", "mount sysfs at /sys")
+    if not re.fullmatch(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", text):
+        die(f"{ONLINE} is no list of CPUs: {text[:80]!r}", "is this sysfs?")
+    bounds = [[int(number) for number in part.split("-")] for part in text.split(",")]
+    return [cpu for bound in bounds for cpu in range(bound[0], bound[-1] + 1)]
+
+
+def _move_to(cpu: int) -> None:
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError as error:
+        die(
+            f"the agent cannot run on CPU {cpu}: {error.strerror}",
+            "every CPU has to be tried: lift AllowedCPUs=, CPUAffinity= and cpusets, and take no CPU offline meanwhile",
+        )
+
+
+def _refuse_unfit(info: Info) -> None:
+    if InfoFlag.OFF in info.flags:
+        die("the shim is switched off", "boot without mbecguard=off", Exit.REFUSED)
+    if InfoFlag.KVM not in info.flags:
+        what = f"the hypervisor calls itself {info.hypervisor!r}" if info.hypervisor else "this is no virtual machine"
+        die(f"no hypercall reaches KVM: {what}", "a guest of KVM is needed, without Hyper-V or Xen", Exit.REFUSED)
+    if not 32 <= info.physical_bits <= 52 or info.canary_pa >> info.physical_bits:
+        die(
+            f"the shim tells {info.physical_bits} physical address bits and a canary at {info.canary_pa:#x}",
+            "reinstall the shim; if it stays so, report it",
+        )
+
+
+def _granted(result: int, call: str) -> int:
+    try:
+        return checked(result, call)
+    except ValueError:
+        die(
+            f"{call}: the host answered {result}, an error that this ABI does not know",
+            "ask the host's administrator whether it supports mbecguard, and which version",
+            Exit.REFUSED,
+        )
+
+
+def _outcome(sight: Sight, tried: int, faulted: int) -> Outcome:
+    """The verdict, given the place that was tried and the one that a page fault names, in the same unit."""
+    if sight.seen is Seen.RAN:
+        return Outcome.RAN
+    # Other hosts than ours may inject #GP, which names no place.
+    stopped = sight.trap == _GP or (sight.trap == _PF and tried == faulted)
+    return Outcome.DENIED if sight.seen is Seen.TRAPPED and stopped else Outcome.NO_VERDICT
+
+
+def _ending(pid: int) -> int:
+    """Exit status of a child, negative: the signal that ended it; SIGKILL if it took too long."""
+    process = os.pidfd_open(pid)
+    try:
+        select.select([process], [], [], USER_SECONDS)
+    finally:
+        os.close(process)
+        os.kill(pid, signal.SIGKILL)  # of no effect on one that has ended
+        _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
