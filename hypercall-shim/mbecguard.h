@@ -122,6 +122,7 @@ struct mbecguard_pin {
  * of the kernel's own or a module's text (else EINVAL).
  * CLEAR: try to clear `bits` of CR0 or CR4 on the calling CPU, as an attacker
  * would, and restore them at once; only CR0.WP and CR4.SMEP, SMAP, UMIP (else EINVAL).
+ * Of `va`, `cr` and `bits`, those that the kind does not name must be 0.
  */
 #define MBECGUARD_PROBE_CANARY	0
 #define MBECGUARD_PROBE_FETCH	1
@@ -134,7 +135,7 @@ struct mbecguard_probe {
 	__u32 cr;
 	__u32 outcome;		/* MBECGUARD_RAN and so on */
 	__u64 bits;
-	__u64 cr2;
+	__u64 cr2;		/* of exception 14, else 0 */
 	__u32 trap;		/* exception number */
 	__u32 reserved;
 };
@@ -157,6 +158,7 @@ struct mbecguard_hold {
 #define MBECGUARD_IOCTL_HOLD		_IOW('m', 0xe6, struct mbecguard_hold)
 
 /*
+ * What an ioctl is goes by its type, number and direction; the size in it may be a later header's.
  * mmap() of one page at offset 0, PROT_READ or PROT_READ | PROT_EXEC: the
  * canary's page frame as a user page. Entered at its first byte as
  * `int canary(void)` it returns MBECGUARD_CANARY_VALUE.
