@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # For the lab and for a check on any Debian machine: builds the modules for the newest cloud kernel of a series in a
 # root of its own. Needs root, mmdebstrap and debian-archive-keyring.
-# Usage: build-in-root.sh [JOBS]
-# Result: $MBECGUARD_CACHE/kvm-modules/{kvm,kvm-intel,kvm-amd}.ko, and READY with the kernel release, written last.
+# Usage: build-in-root.sh [JOBS [FOLDER]]   (FOLDER: $MBECGUARD_CACHE/kvm-modules)
+# Result: FOLDER/{kvm,kvm-intel,kvm-amd}.ko, and READY with the kernel release, written last.
 set -eu
 series=7.2 suite=forky
 here=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 cache=${MBECGUARD_CACHE:-$HOME/.cache/mbecguard}
 root=$cache/kvm-build-root
-modules=$cache/kvm-modules
+modules=${2:-$cache/kvm-modules}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # shellcheck disable=SC2016

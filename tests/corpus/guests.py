@@ -43,7 +43,7 @@ GUESTS: tuple[Guest, ...] = (
 USERLAND_SUITE = "trixie"
 USERLAND = _words(
     "systemd systemd-sysv udev dbus kmod iproute2 nftables bpftool busybox-static xz-utils zstd "
-    "python3 python3-pyelftools python3-psutil python3-systemd python3-zstandard"
+    "python3 python3-pyelftools python3-psutil python3-systemd python3-zstandard python3-lz4"
 )
 
 #: The suites whose Release file a mirror may let expire.

@@ -12,7 +12,7 @@ from mbecguard.errors import Exit, UserError
 from tests.corpus.cache import cache_dir, say
 
 from . import verdict
-from .layers import GUEST_SUITES, Host, Stack
+from .layers import GUEST_SUITES, SILENCE, Host, Stack
 from .run import run
 from .scenarios import SCENARIOS, find
 from .verdict import Judgement, Outcome
@@ -40,13 +40,16 @@ def _parser() -> argparse.ArgumentParser:
     go.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="for the whole boot (default 900)")
     go.add_argument("--modules", type=Path, metavar="FOLDER", help="kvm.ko and kvm-intel.ko, if not from the cache")
     go.add_argument("--kvm-options", default="", metavar="WORDS", help="more options of our kvm.ko")
+    silence = f"of the host's clock, after which a guest that says nothing is given up (default {SILENCE})"
+    go.add_argument("--silence", type=int, default=SILENCE, metavar="SECONDS", help=silence)
     return parser
 
 
 def _list() -> int:
     for scenario in SCENARIOS:
         hosts = " ".join(host.value for host in Host if host in scenario.hosts)
-        print(f"{scenario.name:12} {hosts:17} {scenario.about}{' (only when named)' if scenario.slow else ''}")
+        notes = f" ({scenario.cpus} CPUs)" * (scenario.cpus > 1) + " (only when named)" * scenario.slow
+        print(f"{scenario.name:12} {hosts:17} {scenario.about}{notes}")
     return Exit.OK
 
 
@@ -67,13 +70,17 @@ def _run(options: argparse.Namespace) -> int:
         options.memory,
         options.modules,
         options.kvm_options,
+        options.silence,
     )
-    scenarios = find(options.names, stack.host)
+    scenarios = find(options.names, stack.host, stack.cpus, stack.systemd)
     outcome = run(stack, scenarios, options.limit)
     told = verdict.read(outcome.verdict)
     judgements = [verdict.judge(row.name, row.expected_on(stack.host), told) for row in scenarios]
     for judgement in judgements:
         _show(judgement)
+    for row in (row for row in SCENARIOS if stack.host in row.hosts and row.product is stack.systemd):
+        if not options.names and (why := row.obstacle(stack.host, stack.cpus, stack.systemd)):
+            say(f"{row.name}: left out, {why}")
     for line in told.garbage:
         say(f"not a verdict: {line!r}")
     if not outcome.ended:

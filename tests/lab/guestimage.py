@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tests.corpus.roots import root_image
 
+from . import product
 from .cpio import file, packed, program
-from .layers import Stack
+from .layers import SPARSE_MIB, Stack
 from .parts import HERE, busybox, module_tree, modules, script
 from .scenarios import Scenario
 from .testmodule import products
@@ -32,7 +33,8 @@ def disk(stack: Stack) -> Path | None:
 def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
     """busybox, the test module, the scenarios; for a systemd guest they move to its root."""
     tools = products(stack)
-    tree = busybox() | module_tree(modules(stack.guest(), MODULES), {})
+    loaded = modules(stack.guest(), MODULES)
+    tree = busybox() | module_tree(loaded, loaded)
     tree |= {
         "init": script("guest/init"),
         "lab/runner": script("guest/runner"),
@@ -42,18 +44,20 @@ def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
     }
     if stack.systemd:
         tree["lab/lab.service"] = file((HERE / "guest/lab.service").read_bytes())
+        tree |= product.tree(stack)
     return packed(tree | {f"lab/scenarios/{row.name}": file(row.script) for row in scenarios})
 
 
 def qemu_command(
     stack: Stack, machine: str, *, bus: str, folder: str, console: str, kernel: str, disk: str | None
 ) -> list[str]:
-    """QEMU for the guest, whose pipe and pid file are `folder`/guest.*, and initrd `folder`/initrd."""
+    """QEMU for the guest: in `folder` are guest.* (pipe, pid), monitor.* (pipe of its monitor) and initrd."""
     words = f"{machine} -smp {stack.cpus} -m {stack.mib} -nodefaults -no-user-config -display none -monitor none"
     words += f" -device virtio-serial-{bus},max_ports=2"
     words += f" -chardev {console},id=console,mux=on -serial chardev:console -device virtconsole,chardev=console"
     words += f" -chardev pipe,id=lab,path={folder}/guest -device virtserialport,chardev=lab,nr=1,name=lab"
+    words += f" -chardev pipe,id=monitor,path={folder}/monitor -mon chardev=monitor"
     words += f" -pidfile {folder}/guest.pid -kernel {kernel} -initrd {folder}/initrd"
     if disk:
         words += f" -drive id=root,file={disk},format=raw,if=none,snapshot=on -device virtio-blk-{bus},drive=root"
-    return [*words.split(), "-append", CMDLINE]
+    return [*words.split(), "-append", CMDLINE + f" mem={SPARSE_MIB}M" * stack.sparse]

@@ -3,26 +3,29 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.corpus.archive import Kernel, kernel
 from tests.corpus.cache import built, cache_dir, digest, run, say
 
-from . import guestimage
+from . import guestimage, liar
 from .cpio import Node, file, packed, program
-from .layers import HOST_SUITE, Stack, kvm
+from .layers import BOCHS_QUIRKS, HOST_SUITE, Kvm, Stack, kvm
 from .parts import busybox, module_tree, modules, script, stripped
 from .roots import inside, machine
-from .scenarios import Scenario
+from .scenarios import Scenario, Setting, by_setting
 
 DISK_MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod")
-KVM_MODULES = ("irqbypass", "kvm", "kvm_intel")
+KVM_MODULES = ("kvm", "kvm_intel")
+UNUSED = 86400.0  #: seconds that a CD is kept after it was used last
 FIRMWARE = ("seabios/bios-microvm.bin", "qemu/linuxboot_dma.bin", "qemu/pvh.bin", "qemu/kvmvapic.bin")
-#: A guest that sees VMX switches it on, and is then refused by the host.
-GUEST_MACHINE = "/usr/bin/qemu-system-x86_64 -M microvm,accel=kvm,pit=off,pic=off,rtc=on -cpu host,-vmx"
+GUEST_MACHINE = "/usr/bin/qemu-system-x86_64 -M microvm,accel=kvm,pit=off,pic=off,rtc=on"
 #: Bochs runs 300 M instructions per second of its own clock: without the hint L1 believes in 3.5 GHz.
 CMDLINE = "console=ttyS0,115200 nokaslr mitigations=off tsc=reliable tsc_early_khz=300000 quiet"
 GRUB = f"""set timeout=0
@@ -33,39 +36,73 @@ menuentry lab {{ linux /boot/vmlinuz {CMDLINE} ; initrd /boot/initrd }}
 
 
 def boot_cd(stack: Stack, scenarios: Iterable[Scenario]) -> Path:
-    """The CD's image. Older ones of the same stack go away."""
+    """The CD's image."""
     of = kernel(HOST_SUITE)
     initrd = packed(_tree(stack, of, list(scenarios)))
     key = digest(of.release, initrd, GRUB)
     cd = built(cache_dir() / f"lab-cd-{stack}-{key}", lambda scratch: _burn(of, initrd, scratch))
-    for older in cd.parent.glob(f"lab-cd-{stack}-{'?' * len(key)}"):
-        if older != cd:
-            shutil.rmtree(older)
+    os.utime(cd)
+    _forget_unused(cd.parent)
     return cd / "l1.iso"
+
+
+def _forget_unused(folder: Path) -> None:
+    """A CD that was not asked for lately: not one that another run still waits to boot."""
+    for cd in folder.glob("lab-cd-*"):
+        if cd.stat().st_mtime < time.time() - UNUSED:
+            shutil.rmtree(cd)
 
 
 def _tree(stack: Stack, of: Kernel, scenarios: list[Scenario]) -> dict[str, Node]:
     own = kvm(stack, of.release)
-    names = (*DISK_MODULES, *KVM_MODULES) if stack.systemd else KVM_MODULES
-    loaded = modules(of, names) | {name: stripped(path) for name, path in own.files.items()}
+    early = modules(of, (*(DISK_MODULES if stack.systemd else ()), "irqbypass"))
+    shipped = modules(of, KVM_MODULES)
+    of_kvm = shipped | {name: stripped(path) for name, path in own.files.items()}
+    of_kvm |= {f"stock/{name}": data for name, data in shipped.items() if any(row.setting.stock for row in scenarios)}
+    if any(row.setting.liar for row in scenarios):
+        of_kvm |= {f"liar/{name}": data for name, data in liar.modules().items()}
     return {
         **busybox(),
         **_qemu(),
-        **module_tree(loaded, own.options),
+        **module_tree(early | of_kvm, early),
         "init": script("host/init"),
         "lab/agent": script("host/agent"),
-        "lab/queue": file("".join(f"{scenario.name}\n" for scenario in scenarios)),
-        "lab/qemu": file(_start_guest(stack)),
+        "lab/silence": file(f"{stack.silence}\n"),
+        **guests(stack, scenarios, own),
         "lab/vmlinuz": file(stack.guest().image.read_bytes()),
         "run/initrd": file(guestimage.initrd(stack, scenarios)),
     }
 
 
-def _start_guest(stack: Stack) -> str:
+def guests(stack: Stack, scenarios: list[Scenario], own: Kvm) -> dict[str, Node]:
+    """One folder for each guest that L1 starts, by number: the KVM it needs, its scenarios, its QEMU."""
+    tree: dict[str, Node] = {}
+    for number, (setting, rows) in enumerate(by_setting(scenarios).items()):
+        tree |= {
+            f"lab/guests/{number:02}/modules": file(_load(setting, own)),
+            f"lab/guests/{number:02}/queue": file("".join(f"{row.name}\n" for row in rows)),
+            f"lab/guests/{number:02}/qemu": file(_start_guest(stack, setting)),
+        }
+    return tree
+
+
+def _load(setting: Setting, own: Kvm) -> str:
+    if setting.stock:
+        return f"stock/kvm {setting.kvm}\nstock/kvm_intel {BOCHS_QUIRKS} {setting.kvm_intel}\n"
+    options, folder = {"kvm": setting.kvm, "kvm_intel": setting.kvm_intel}, "liar/" * setting.liar
+    return "".join(f"{folder}{name} {own.options.get(name, '')} {options[name]}\n" for name in KVM_MODULES)
+
+
+def _start_guest(stack: Stack, setting: Setting) -> str:
     disk = "/dev/sda" if stack.systemd else None
-    console = "serial,path=/dev/ttyS2"
     command = guestimage.qemu_command(
-        stack, GUEST_MACHINE, bus="device", folder="/run", console=console, kernel="/lab/vmlinuz", disk=disk
+        replace(stack, memory_mib=setting.memory_mib or stack.memory_mib),
+        f"{GUEST_MACHINE} -cpu {setting.cpu}",
+        bus="device",
+        folder="/run",
+        console="serial,path=/dev/ttyS2",
+        kernel="/lab/vmlinuz",
+        disk=disk,
     )
     # The disk is found asynchronously.
     wait = f"until [ -b {disk} ]; do sleep 0.1; done\n" if disk else ""

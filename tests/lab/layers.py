@@ -20,6 +20,12 @@ BOCHS_QUIRKS = "enable_apicv=0 preemption_timer=0"
 OUR_OPTIONS = "mbecguard=enforce"
 HOST_MIB = 2048
 MINIMAL_MIB, SYSTEMD_MIB = 320, 768
+#: Guests up to the second may use all of their memory; up to the third, the kernel is told of `SPARSE_MIB` only.
+LEAST_MIB, BACKED_MIB, MOST_MIB = 256, HOST_MIB * 3 // 4, 65536
+#: What a microvm has below 4 GiB: QEMU puts the initrd at its end.
+SPARSE_MIB = 3072
+#: In seconds of the machine that the guest's host runs on: a CPU of Bochs spins for 36 G instructions meanwhile.
+SILENCE = 120
 
 
 class Host(Enum):
@@ -41,19 +47,28 @@ class Stack:
     memory_mib: int = 0  #: of the guest; 0: what its user space needs
     kvm_folder: Path | None = None  #: our KVM's modules; None: what the build of kvm-host left in the cache
     kvm_options: str = ""  #: for our kvm.ko, behind `OUR_OPTIONS`
+    silence: int = SILENCE  #: seconds after which a guest that says nothing is given up
 
     def __post_init__(self) -> None:
         if self.kernel not in GUEST_SUITES:
             die(f"no guest kernel {self.kernel}", hint=f"one of {', '.join(GUEST_SUITES)}")
         if not 1 <= self.cpus <= 8:
             die(f"a guest with {self.cpus} CPUs", hint="1 to 8")
-        if not MINIMAL_MIB // 2 <= self.mib <= HOST_MIB * 3 // 4:
-            die(f"a guest with {self.mib} MiB", hint=f"{MINIMAL_MIB // 2} to {HOST_MIB * 3 // 4}")
+        most = BACKED_MIB if self.host is Host.PLAIN else MOST_MIB
+        if not LEAST_MIB <= self.mib <= most:
+            die(f"a guest with {self.mib} MiB", hint=f"{LEAST_MIB} to {most}")
+        if self.silence < 1:
+            die(f"{self.silence} seconds of silence", hint=f"1 or more; the default is {SILENCE}")
 
     @property
     def mib(self) -> int:
         """The guest's memory."""
         return self.memory_mib or (SYSTEMD_MIB if self.systemd else MINIMAL_MIB)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the guest has memory that its host could not give it, and must leave alone."""
+        return self.mib > BACKED_MIB
 
     def __str__(self) -> str:
         return f"{self.kernel}-{self.host.value}-{self.cpus}cpu{'-systemd' if self.systemd else ''}"

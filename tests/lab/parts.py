@@ -19,8 +19,8 @@ from .roots import machine
 HERE = Path(__file__).parent
 APPLETS = (
     *("sh", "mount", "umount", "mkdir", "insmod", "cat", "cp", "ln", "sleep", "reboot", "poweroff", "stty", "dmesg"),
-    *("mkfifo", "kill", "tr", "grep", "tail", "head", "cut", "uname", "switch_root"),
-    *("taskset", "tee", "seq", "sort", "sed"),
+    *("mkfifo", "kill", "rm", "rmmod", "tr", "grep", "tail", "head", "cut", "uname", "switch_root"),
+    *("taskset", "tee", "seq", "sort", "sed", "fallocate", "du"),
 )
 MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "var/tmp", "root")
 
@@ -45,10 +45,10 @@ def modules(of: Kernel, names: Iterable[str]) -> dict[str, bytes]:
     return found
 
 
-def module_tree(loaded: Mapping[str, bytes], options: Mapping[str, str]) -> dict[str, Node]:
-    """The modules, and `lab/modules`: what to load, in order, with the options."""
-    lines = "".join(f"{name} {options.get(name, '')}\n" for name in loaded)
-    return {f"modules/{name}.ko": file(data) for name, data in loaded.items()} | {"lab/modules": file(lines)}
+def module_tree(modules: Mapping[str, bytes], loaded: Iterable[str]) -> dict[str, Node]:
+    """The modules, and `lab/modules`: what to load at once, in order."""
+    lines = "".join(f"{name}\n" for name in loaded)
+    return {f"modules/{name}.ko": file(data) for name, data in modules.items()} | {"lab/modules": file(lines)}
 
 
 def stripped(module: Path) -> bytes:

@@ -56,8 +56,9 @@ def _command(stack: Stack, work: Path, logs: Path) -> list[str]:
         kernel=str(stack.guest().image),
         disk=str(root) if root else None,
     )
-    agent = [HERE / "host/agent", work / "guest", logs / "verdict.log", work / "queue"]
-    return ["sh", *map(str, agent), *qemu]
+    agent = [HERE / "host/agent", work / "guest", logs / "verdict.log", work / "queue", stack.silence]
+    # L1 has busybox. Like bash, and unlike dash, its `read` has a time limit.
+    return ["bash", *map(str, agent), *qemu]
 
 
 def _run(command: list[str], log: Path, port: Path, limit: float, progress: Callable[[str], None]) -> bool:

@@ -15,6 +15,7 @@ from enum import Enum
 
 END_OK = "ok"
 END_DIED = "died"
+END_SILENT = "silent"
 FINISHED = "finished"
 
 Expected = Mapping[str, str | re.Pattern[str]]
@@ -26,7 +27,12 @@ class Outcome(Enum):
     PASSED = "passed"
     FAILED = "failed"
     DIED = "the guest died"
+    SILENT = "the guest fell silent"
     NO_VERDICT = "no verdict"
+
+
+#: What the host's agent says in the guest's place.
+LOST = {END_DIED: Outcome.DIED, END_SILENT: Outcome.SILENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +93,8 @@ def judge(scenario: str, expected: Expected, told: Told) -> Judgement:
     if end is None:
         outcome = Outcome.NO_VERDICT
         problems.insert(0, "never ended" if told.started(scenario) else "never started")
-    elif end == END_DIED:
-        outcome = Outcome.DIED
+    elif end in LOST:
+        outcome = LOST[end]
     else:
         if end != END_OK:
             problems.insert(0, f"the script {end}")

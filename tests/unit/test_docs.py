@@ -10,6 +10,7 @@ from pathlib import Path
 from mbecguard.audit.record import State, Step
 from mbecguard.cli import _parser
 from mbecguard.errors import Exit
+from mbecguard.freeze import SWITCHES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -44,3 +45,7 @@ def test_concepts_explains_every_state() -> None:
 def test_documented_make_targets_exist() -> None:
     text = README + (ROOT / "HACKING.md").read_text()
     assert set(re.findall(r"\bmake (\w+)", text)) <= set(re.findall(r"^(\w+):", MAKEFILE, re.MULTILINE))
+
+
+def test_concepts_explains_every_switch() -> None:
+    assert set(re.findall(r"^\| `(freeze\.\w+)` \|", CONCEPTS, re.MULTILINE)) == {s.setting for s in SWITCHES}

@@ -18,13 +18,13 @@ bye() { echo finish >&3; }
 """
 
 
-def run(folder: Path, queue: list[str], guest: str) -> tuple[Told, list[str]]:
+def run(folder: Path, queue: list[str], guest: str, silence: int = 5) -> tuple[Told, list[str]]:
     """What the port said, and what the guest printed: the answers to its `ask`."""
     port = folder / "verdict"
     port.write_text("")
     (folder / "queue").write_text("".join(f"{name}\n" for name in queue))
-    files = [HERE / "host/agent", folder / "pipe", port, folder / "queue"]
-    command = ["sh", *map(str, files), "sh", "-c", GUEST + guest]
+    arguments = [HERE / "host/agent", folder / "pipe", port, folder / "queue", silence]
+    command = ["bash", *map(str, arguments), "sh", "-c", GUEST + guest]
     environment = {"PATH": "/usr/bin:/bin", "PIPE": str(folder / "pipe")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
     return read(port.read_text()), done.stdout.splitlines()
@@ -70,6 +70,53 @@ def test_a_guest_that_is_gone(tmp_path: Path, status: int) -> None:
     assert not told.finished
 
 
+#: As QEMU would: without its process id there is nobody to end. Only its first life hangs.
+HANGS_ONCE = """
+echo $$ >"$PIPE.pid"
+ask booted 1
+ask next
+[ -e "$PIPE.again" ] || { : >"$PIPE.again"; ask fact x 1; %s; exec sleep 60; }
+ask end ok
+ask next
+bye
+"""
+
+
+@pytest.mark.parametrize("last", ["true", "ask resetting", "printf half >&3", "echo next >&3"])
+def test_a_silent_guest_is_replaced(tmp_path: Path, last: str) -> None:
+    told, answers = run(tmp_path, ["one", "two"], HANGS_ONCE % last, silence=1)
+    assert answers[-4:] == ["ok", "two 1", "ok", "none 1"]
+    assert judge("one", {"x": "1"}, told).outcome is Outcome.SILENT
+    assert judge("two", {}, told).outcome is Outcome.PASSED
+    assert told.finished
+    assert not told.garbage
+
+
+def test_a_guest_that_never_comes_up_is_not_tried_again(tmp_path: Path) -> None:
+    told, answers = run(tmp_path, ["one"], 'echo $$ >"$PIPE.pid"; echo up; exec sleep 60', silence=1)
+    assert answers == ["up"]
+    assert judge("one", {}, told).outcome is Outcome.NO_VERDICT
+    assert not told.finished
+
+
+def test_a_guest_that_talks_is_not_silent(tmp_path: Path) -> None:
+    script = "ask booted 1; ask next; for i in 1 2 3; do sleep 0.7; ask fact f$i x; done; ask end ok; ask next; bye"
+    told, _ = run(tmp_path, ["one"], script, silence=1)
+    assert judge("one", {"f1": "x", "f2": "x", "f3": "x"}, told).outcome is Outcome.PASSED
+
+
 def test_the_guest_can_look_at_the_host(tmp_path: Path) -> None:
     _, answers = run(tmp_path, [], "ask run 'echo a; echo b'; ask run false; ask nonsense; bye")
     assert [answer.strip() for answer in answers[:3]] == ["a b", "", "what?"]
+
+
+def test_a_second_guest_takes_over_the_pipes(tmp_path: Path) -> None:
+    for _ in range(2):
+        told, _ = run(tmp_path, ["one"], "ask booted 1; ask next; ask end ok; bye")
+        assert judge("one", {}, told).outcome is Outcome.PASSED
+
+
+def test_scenarios_reach_qemus_monitor(tmp_path: Path) -> None:
+    script = f"ask run 'echo info >{tmp_path}/monitor.in'; read -r line <{tmp_path}/monitor.in; echo $line; bye"
+    _, answers = run(tmp_path, [], script)
+    assert answers[1] == "info"

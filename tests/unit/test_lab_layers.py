@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from mbecguard.errors import Exit, UserError
 from tests.lab import __main__ as cli
-from tests.lab import bochs
+from tests.lab import bochs, hostimage
 from tests.lab.layers import BOCHS_QUIRKS, Host, Stack, kvm
 from tests.lab.locks import alone
 from tests.lab.run import Progress
@@ -57,6 +59,24 @@ def test_a_lock_is_held_by_one(cache: Path) -> None:
         pytest.fail("two hold the lock")
     with alone("x", 0):
         assert (cache / "x.lock").exists()
+
+
+@pytest.mark.parametrize(("age", "kept"), [(0, True), (hostimage.UNUSED - 60, True), (hostimage.UNUSED + 60, False)])
+def test_a_cd_is_kept_for_a_run_that_waits(cache: Path, age: float, kept: bool) -> None:
+    cd, other = cache / "lab-cd-x-0", cache / "lab-root-x-0"
+    for folder in (cd, other):
+        folder.mkdir()
+        (folder / "l1.iso").write_text("")
+        os.utime(folder, (time.time() - age, time.time() - age))
+    hostimage._forget_unused(cache)
+    assert cd.exists() is kept
+    assert other.exists()
+
+
+@pytest.mark.parametrize("silence", [0, -1])
+def test_a_guest_has_to_be_given_time(silence: int) -> None:
+    with pytest.raises(UserError):
+        replace(OURS, silence=silence)
 
 
 def test_progress_says_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,19 +12,23 @@ import pytest
 from mbecguard.errors import UserError
 from mbecguard.host import wire
 from tests.lab.guestimage import qemu_command
-from tests.lab.layers import Host, Stack
+from tests.lab.hostimage import guests
+from tests.lab.layers import Host, Kvm, Stack
 from tests.lab.parts import HERE
-from tests.lab.scenarios import SCENARIOS, Scenario, find
+from tests.lab.scenarios import SCENARIOS, Scenario, Setting, by_setting, find
 
 WORDS = (HERE / "guest/words").read_text()
+PRODUCT = (HERE / "guest/product").read_text()
 VERBS = re.findall(r'^\t\{ "(\w+)", (\d),', (HERE / "module/main.c").read_text(), re.MULTILINE)
-SHELL = [HERE / name for name in ("host/init", "host/agent", "guest/init", "guest/runner", "guest/words")]
+GUEST = [HERE / "guest" / name for name in ("init", "runner", "words", "product", "mbecguard")]
+SHELL = [HERE / "host/init", HERE / "host/agent", *GUEST]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_expected_facts_are_told(scenario: Scenario) -> None:
-    told = re.findall(r"^\s*(?:fact|refused) ([\w-]+|[\w-]+\$\w+) ", scenario.script, re.MULTILINE)
-    told_names = [re.compile(re.sub(r"\$\w+", r"\\w+", name)) for name in told]
+    text = scenario.script + PRODUCT * ("workload\n" in scenario.script)
+    told = re.findall(r"^\s*(?:fact|refused) ([\w-]+|[\w-]+\$\w+|\"\$[^\"]+\") ", text, re.MULTILINE)
+    told_names = [re.compile(re.sub(r"\"?\$[^\"]+\"?|\$\w+", r"[\\w-]+", name)) for name in told]
     for host in scenario.hosts:
         for name in scenario.expected_on(host):
             assert any(pattern.fullmatch(name) for pattern in told_names), f"{name} is never told"
@@ -68,31 +72,90 @@ def test_numbers_are_those_of_the_contract() -> None:
     assert f"HC_PROTECT_MEMORY	{wire.PROTECT_MEMORY}\n" in header
     assert f"MBECTEST_ENTRIES	{wire.ENTRIES_PER_PAGE}\n" in header
     assert f"QUERY={wire.QUERY_MAGIC:#x}\n" in WORDS
-    assert f"SMEP={wire.CR4_SMEP:#x} WP={wire.CR0_WP:#x}\n" in WORDS
+    assert f"SMEP={wire.CR4_SMEP:#x} WP={wire.CR0_WP:#x} VMXE=0x2000\n" in WORDS
 
 
 def test_find_keeps_the_tables_order() -> None:
     first, second = SCENARIOS[:2]
     assert find([second.name, first.name], Host.OURS) == [first, second]
-    assert find([], Host.OURS) == [row for row in SCENARIOS if not row.slow]
+    host, product = ([row for row in SCENARIOS if not row.slow and row.product is which] for which in (False, True))
+    assert find([], Host.OURS, 2) == [row for row in host if Host.OURS in row.hosts]
+    assert find([], Host.OURS, 1) == [row for row in host if Host.OURS in row.hosts and row.cpus == 1]
+    assert find([], Host.OURS, 2, systemd=True) == [row for row in product if Host.OURS in row.hosts]
+    assert find([], Host.PLAIN, 2, systemd=True) == [row for row in product if Host.PLAIN in row.hosts]
     assert [row.name for row in find(["resets"], Host.OURS)] == ["resets"]
+
+
+def test_a_guest_for_each_setting() -> None:
+    guests = by_setting(SCENARIOS)
+    assert next(iter(guests)) == Setting()
+    assert [row for rows in guests.values() for row in rows] == sorted(
+        SCENARIOS, key=lambda row: list(guests).index(row.setting)
+    )
+    assert all({row.setting for row in rows} == {setting} for setting, rows in guests.items())
+
+
+def test_only_our_kvm_has_settings() -> None:
+    assert all(row.hosts == frozenset({Host.OURS}) for row in SCENARIOS if row.setting != Setting())
+
+
+def test_each_guest_gets_its_kvm_its_queue_and_its_cpu() -> None:
+    of = {name: next(row for row in SCENARIOS if row.name == name) for name in ("canary", "audit", "vmx")}
+    own = Kvm({}, {"kvm": "mbecguard=enforce", "kvm_intel": "quirk=0"})
+    tree = {path: node.data.decode() for path, node in guests(Stack("6.12", Host.OURS, 1), [*of.values()], own).items()}
+    assert [tree[f"lab/guests/{number:02}/queue"] for number in range(3)] == ["canary\n", "audit\n", "vmx\n"]
+    modules = [[line.split() for line in tree[f"lab/guests/{number:02}/modules"].splitlines()] for number in range(3)]
+    intel = ["kvm_intel", "quirk=0"]
+    assert modules[0] == [["kvm", "mbecguard=enforce"], intel]
+    assert modules[1] == [["kvm", "mbecguard=enforce", "mbecguard=audit"], intel]
+    cpus = [re.findall("-cpu ([^ ]+)", tree[f"lab/guests/{number:02}/qemu"]) for number in range(3)]
+    assert cpus == [["host,-vmx"], ["host,-vmx"], ["host"]]
+
+
+@pytest.mark.parametrize(("name", "host", "cpus"), [("canary", Host.OURS, 1), ("sipi", Host.OURS, 2)])
+def test_no_obstacle(name: str, host: Host, cpus: int) -> None:
+    assert [row.name for row in find([name], host, cpus)] == [name]
+
+
+@pytest.mark.parametrize(
+    ("host", "cpus", "why"), [(Host.STOCK, 2, "not for stock"), (Host.OURS, 1, "needs 2 CPUs"), (Host.OURS, 2, "")]
+)
+def test_obstacles_are_named(host: Host, cpus: int, why: str) -> None:
+    assert next(row for row in SCENARIOS if row.name == "sipi").obstacle(host, cpus) == why
 
 
 def test_find_takes_what_the_host_can_run() -> None:
     assert all(Host.PLAIN in scenario.hosts for scenario in find([], Host.PLAIN))
 
 
-@pytest.mark.parametrize(("names", "host"), [(["nonsense"], Host.OURS), (["canary"], Host.STOCK)])
+@pytest.mark.parametrize(
+    ("names", "host"), [(["nonsense"], Host.OURS), (["canary"], Host.STOCK), (["sipi"], Host.OURS)]
+)
 def test_find_refuses(names: list[str], host: Host) -> None:
     with pytest.raises(UserError) as caught:
         find(names, host)
     assert "tests.lab list" in caught.value.hint
 
 
-@pytest.mark.parametrize(("kernel", "cpus", "mib"), [("5.10", 1, 0), ("6.12", 0, 0), ("6.12", 9, 0), ("6.12", 1, 2000)])
+@pytest.mark.parametrize(
+    ("kernel", "cpus", "mib"), [("5.10", 1, 0), ("6.12", 0, 0), ("6.12", 9, 0), ("6.12", 1, 255), ("6.12", 1, 65537)]
+)
 def test_stacks_that_do_not_exist(kernel: str, cpus: int, mib: int) -> None:
     with pytest.raises(UserError):
         Stack(kernel, Host.OURS, cpus, memory_mib=mib)
+
+
+def test_only_an_emulated_host_has_memory_that_is_not_there() -> None:
+    with pytest.raises(UserError):
+        Stack("6.12", Host.PLAIN, 1, memory_mib=65536)
+
+
+@pytest.mark.parametrize(("mib", "told"), [(256, False), (1536, False), (1537, True), (65536, True)])
+def test_a_guest_leaves_alone_what_its_host_has_not(mib: int, told: bool) -> None:
+    stack = Stack("6.12", Host.OURS, 1, memory_mib=mib)
+    command = qemu_command(stack, "qemu", bus="device", folder="/f", console="null", kernel="/k", disk=None)
+    assert command[command.index("-m") + 1] == str(mib)
+    assert ("mem=3072M" in command[command.index("-append") + 1].split()) is told
 
 
 @pytest.mark.parametrize("cpus", [1, 2])

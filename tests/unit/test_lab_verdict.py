@@ -42,6 +42,8 @@ def text(*lines: str) -> str:
         ((TAKEN, fact("x", "1"), '{"scenario":"a","end":"OK"}'), Outcome.FAILED),
         ((TAKEN, fact("x", "1"), '{"scenario":"a","end":"died"}'), Outcome.DIED),
         ((TAKEN, fact("x", "1"), '{"scenario":"a","end":"died"}', ENDED), Outcome.DIED),
+        ((TAKEN, fact("x", "1"), '{"scenario":"a","end":"silent"}'), Outcome.SILENT),
+        ((TAKEN, fact("x", "1"), '{"scenario":"a","end":"silent"}', ENDED), Outcome.SILENT),
     ],
 )
 @pytest.mark.parametrize("expected", [{"x": "1"}, {"x": re.compile("[01]")}])

@@ -6,8 +6,6 @@
 #include <linux/io.h>
 #include <linux/kernel.h>
 #include <linux/mm.h>
-#include <linux/pgtable.h>
-#include <linux/string.h>
 #include <linux/vmalloc.h>
 
 #include "mbectest.h"
@@ -19,67 +17,71 @@ static struct page *block;
 static void *code;
 
 /* vmap() sets NX whatever it is asked for: an attacker clears it, and so do we. */
-static int clear_nx(unsigned long start)
+static int clear_nx(void *start)
 {
-	unsigned long address;
-	unsigned int level;
+	int i, err = 0;
 
-	for (address = start; address < start + PAGES * PAGE_SIZE; address += PAGE_SIZE) {
-		pte_t *pte = lookup_address(address, &level);
-
-		if (!pte || level != PG_LEVEL_4K)
-			return -EFAULT;
-		set_pte(pte, pte_mkexec(*pte));
-	}
-	return 0;
+	for (i = 0; i < PAGES && !err; i++)
+		err = mbectest_clear_nx(start + i * PAGE_SIZE);
+	return err;
 }
 
 /* The functions are written through the direct map: no CPU has seen the NX of the new mapping. */
 static int map_executable(void)
 {
-	static const u8 function[] = { 0xf3, 0x0f, 0x1e, 0xfa, 0xc3, 0xcc }; /* endbr64; ret */
 	static struct page *pages[PAGES];
 	int i, err;
 
 	for (i = 0; i < PAGES; i++) {
 		pages[i] = block + i;
-		memcpy(page_address(pages[i]), function, sizeof(function));
+		mbectest_write_function(page_address(pages[i]));
 	}
 	code = vmap(pages, PAGES, VM_MAP, PAGE_KERNEL);
 	if (!code)
 		return -ENOMEM;
-	err = clear_nx((unsigned long)code);
+	err = clear_nx(code);
 	if (err)
 		vunmap(code);
 	return err;
 }
 
-int mbectest_huge_init(void)
+/* At the first use: a guest that is to be locked has no executable page that nobody explains. */
+static int make_block(void)
 {
 	int err;
 
+	if (block)
+		return 0;
 	block = alloc_pages(GFP_KERNEL | __GFP_ZERO, HUGE_ORDER);
 	if (!block)
 		return -ENOMEM;
 	err = map_executable();
-	if (err)
+	if (err) {
 		__free_pages(block, HUGE_ORDER);
+		block = NULL;
+	}
 	return err;
 }
 
 void mbectest_huge_exit(void)
 {
+	if (!block)
+		return;
 	vunmap(code);
 	__free_pages(block, HUGE_ORDER);
 }
 
 int mbectest_verb_huge(const u64 *words, int count, char *text, size_t size)
 {
-	return scnprintf(text, size, "%#llx", (u64)page_to_phys(block));
+	return make_block() ?: scnprintf(text, size, "%#llx", (u64)page_to_phys(block));
 }
 
 int mbectest_verb_huge_run(const u64 *words, int count, char *text, size_t size)
 {
+	int err = make_block();
+
+	if (err)
+		return err;
 	if (words[0] >= PAGES)
 		return -ERANGE;
 	return mbectest_run_unguarded(code + words[0] * PAGE_SIZE, text, size);
@@ -88,8 +90,10 @@ int mbectest_verb_huge_run(const u64 *words, int count, char *text, size_t size)
 /* Read and write each page: whatever of the block the host has unmapped is mapped again. */
 int mbectest_verb_huge_touch(const u64 *words, int count, char *text, size_t size)
 {
-	int i;
+	int i, err = make_block();
 
+	if (err)
+		return err;
 	for (i = 0; i < PAGES; i++) {
 		u64 *word = (u64 *)page_address(block + i) + 1;
 

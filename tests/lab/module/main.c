@@ -67,6 +67,16 @@ static const struct {
 	{ "run", 1, mbectest_verb_run },
 	{ "oops", 1, mbectest_verb_oops },
 	{ "clear_cr", 2, mbectest_verb_clear_cr },
+	{ "write_cr", 3, mbectest_verb_write_cr },
+	{ "init", 1, mbectest_verb_init },
+	{ "pair", 1, mbectest_verb_pair },
+	{ "pair_run", 1, mbectest_verb_pair_run },
+	{ "payload", 1, mbectest_verb_payload },
+	{ "payload_run", 1, mbectest_verb_payload_run },
+	{ "pa", 1, mbectest_verb_pa },
+	{ "wander", 1, mbectest_verb_wander },
+	{ "call_user", 1, mbectest_verb_call_user },
+	{ "call_supervisor", 1, mbectest_verb_call_supervisor },
 	{ "huge", 0, mbectest_verb_huge },
 	{ "huge_touch", 0, mbectest_verb_huge_touch },
 	{ "huge_run", 1, mbectest_verb_huge_run },
@@ -160,20 +170,20 @@ static struct miscdevice mbectest_device = {
 
 static int __init mbectest_init(void)
 {
-	int err = mbectest_lists_init();
+	int err = mbectest_pairs_init() ?: mbectest_lists_init();
 
 	if (err)
 		return err;
-	err = mbectest_huge_init();
+	err = mbectest_payload_init();
 	if (err)
 		goto free_lists;
 	err = misc_register(&mbectest_device);
 	if (err)
-		goto free_huge;
+		goto free_payloads;
 	return 0;
 
-free_huge:
-	mbectest_huge_exit();
+free_payloads:
+	mbectest_payload_exit();
 free_lists:
 	mbectest_lists_exit();
 	return err;
@@ -183,6 +193,7 @@ module_init(mbectest_init);
 static void __exit mbectest_exit(void)
 {
 	misc_deregister(&mbectest_device);
+	mbectest_payload_exit();
 	mbectest_huge_exit();
 	mbectest_lists_exit();
 }

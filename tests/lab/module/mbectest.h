@@ -39,6 +39,7 @@ typedef int (*mbectest_verb)(const u64 *words, int count, char *text, size_t siz
 long mbectest_hypercall(u64 nr, u64 a0, u64 a1, int *trap);
 
 extern const char mbectest_canaries[];
+extern const char mbectest_pairs[];
 
 unsigned long mbectest_canary(unsigned int index);
 phys_addr_t mbectest_canary_pa(unsigned int index);
@@ -48,12 +49,33 @@ bool mbectest_ran(struct mbectest_outcome seen, unsigned int index);
 int mbectest_verb_canary(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_run(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_oops(const u64 *words, int count, char *text, size_t size);
-int mbectest_verb_clear_cr(const u64 *words, int count, char *text, size_t size);
 
 /* Run code that the exception table does not know in a thread of its own: "ran", or "died". */
 int mbectest_run_unguarded(void *entry, char *text, size_t size);
 
-int mbectest_huge_init(void);
+/* CR 0 or 4. The trap that a MOV of @value gets, or -1. */
+int mbectest_try_cr(unsigned int cr, unsigned long value);
+unsigned long mbectest_read_cr(unsigned int cr);
+int mbectest_verb_clear_cr(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_write_cr(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_init(const u64 *words, int count, char *text, size_t size);
+
+int mbectest_pairs_init(void);
+int mbectest_verb_pair(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_pair_run(const u64 *words, int count, char *text, size_t size);
+
+int mbectest_clear_nx(void *address);
+void mbectest_write_function(void *at);
+int mbectest_payload_init(void);
+void mbectest_payload_exit(void);
+int mbectest_verb_payload(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_payload_run(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_pa(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_wander(const u64 *words, int count, char *text, size_t size);
+
+int mbectest_verb_call_user(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_call_supervisor(const u64 *words, int count, char *text, size_t size);
+
 void mbectest_huge_exit(void);
 int mbectest_verb_huge(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_huge_touch(const u64 *words, int count, char *text, size_t size);

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The scenarios: what the guest does, and what has to be seen. One boot runs many, in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mbecguard.errors import die
+
+from ..layers import Host
+from . import attacks, calls, costs, faults, hostile, product, seals, settings
+from .scenario import Scenario, Setting
+
+__all__ = ["SCENARIOS", "Scenario", "Setting", "by_setting", "find"]
+
+SCENARIOS: tuple[Scenario, ...] = tuple(
+    row for table in (calls, faults, attacks, seals, hostile, settings, costs, product) for row in table.SCENARIOS
+)
+
+
+def find(names: list[str], host: Host, cpus: int = 1, systemd: bool = False) -> list[Scenario]:
+    """The scenarios named, in the table's order. When none is: on a systemd guest the product's, on another the host's.
+
+    Those that are slow, or that this guest cannot run, have to be named.
+    """
+    known = {scenario.name: scenario for scenario in SCENARIOS}
+    if unknown := sorted(set(names) - set(known)):
+        die(f"no such scenario: {', '.join(unknown)}", hint="python -m tests.lab list")
+    if wrong := [f"{name}: {why}" for name in sorted(names) if (why := known[name].obstacle(host, cpus, systemd))]:
+        die("; ".join(wrong), hint="python -m tests.lab list shows each one's hosts and CPUs")
+    wanted = [row for row in SCENARIOS if (row.name in names if names else row.product is systemd and not row.slow)]
+    return [row for row in wanted if not row.obstacle(host, cpus, systemd)]
+
+
+def by_setting(scenarios: Iterable[Scenario]) -> dict[Setting, list[Scenario]]:
+    """One guest for each setting, in order of first need."""
+    guests: dict[Setting, list[Scenario]] = {}
+    for scenario in scenarios:
+        guests.setdefault(scenario.setting, []).append(scenario)
+    return guests

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the host pays: for one large request, by the guest's memory; for a guest that never asks, by the host's KVM."""
+
+from __future__ import annotations
+
+import re
+
+from ..layers import SPARSE_MIB
+from ..verdict import Expected
+from .scenario import DENIED, ENOSYS, Scenario, Setting
+
+SIZES = (256, 1024, 65536)  #: MiB
+KVMS = {
+    "stock": (Setting(stock=True), "none"),
+    "off": (Setting(kvm="mbecguard=off"), "off"),
+    "unused": (Setting(kvm="mbecguard=enforce"), "enforce"),
+}
+BOOTS = 3
+NUMBER = re.compile("[1-9][0-9]*")
+
+# 256 MiB at most: the host has to back them. The first two of 3000 kept ranges become "deny all" and "keep what RAM
+# there is": two pages at its start are denied, so that all of it lies between the first change and the last.
+MEMORY = """
+    free() { host run 'grep MemAvailable /proc/meminfo' | tr -dc 0-9; }
+    last=$(dmesg | sed -n 's/.*BIOS-e820: .*-\\(0x[0-9a-f]*\\)\\] usable/\\1/p' | tail -n 1)
+    fact mib $(((last + 0xfffff) >> 20))
+    half=$(($(sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo) / 2048))
+    fallocate -l $((half < 256 ? half : 256))M /tmp/fill
+    fact filled "$(du -m /tmp/fill | cut -f 1)"
+    fact mapped-4k "$(counted pages_4k)"
+    fact mapped-2m "$(counted pages_2m)"
+    t many 3000 $HOLE 0x2000 0x1000 $RWX
+    t set 0 3 0
+    t set 0 4 $((HOLE * 2))
+    t set 0 5 $RW
+    t set 0 6 0x2000
+    t set 0 7 $HOLE
+    t set 0 8 $RWX
+    before=$(free)
+    fact request "$(send)"
+    fact instructions "$(t cost)"
+    grown=$((before - $(free)))
+    fact grown-kib $grown
+    fact bounded "$([ $grown -lt 1024 ] && echo yes)"
+    fact boundaries "$(guarded boundaries)"
+    fact alive "$(t run 0) $(protect "$(t canary 0)" $RW) $(t run 0)"
+    """
+
+# Clocks are the host's: seconds since its start, and seconds idle.
+UNUSED = f"""
+    fact mode-$stage "$(host run 'cat /sys/module/kvm/parameters/mbecguard 2>/dev/null || echo none' | tr -d ' ')"
+    fact query-$stage "$(query)"
+    fact exits-$stage "$(counted exits)"
+    fact faults-$stage "$(counted pf_taken)"
+    fact fixed-$stage "$(counted pf_fixed)"
+    fact started-$stage "$(host run 'cat /run/started')"
+    fact arrived-$stage "$(host run 'cat /proc/uptime')"
+    if [ "$stage" -lt {BOOTS} ]; then
+        fact left-$stage "$(host run 'cat /proc/uptime')"
+        reset
+    fi
+    """
+
+
+def _memory(mib: int) -> Scenario:
+    # What would lie in the hole below 4 GiB comes behind it.
+    end = mib if mib <= SPARSE_MIB else mib + 4096 - SPARSE_MIB
+    return Scenario(
+        f"memory-{mib}",
+        f"deny all, keep 2999 ranges: the request's cost for the host of a guest with {mib} MiB",
+        MEMORY,
+        dict.fromkeys(("instructions", "filled", "boundaries"), NUMBER)
+        | {"mib": str(end), "request": "0", "bounded": "yes", "alive": f"ran 0 {DENIED}"},
+        slow=True,
+        setting=Setting(memory_mib=mib),
+    )
+
+
+def _unused(name: str, setting: Setting, mode: str) -> Scenario:
+    stages = range(1, BOOTS + 1)
+    answer = NUMBER if mode == "enforce" else ENOSYS
+    modes: Expected = {f"mode-{stage}": mode for stage in stages}
+    answers: Expected = {f"query-{stage}": answer for stage in stages}
+    return Scenario(
+        f"boot-{name}",
+        f"{BOOTS} boots of a guest that asks for nothing: their cost for a host with KVM {name}",
+        UNUSED,
+        {**modes, **answers},
+        slow=True,
+        setting=setting,
+    )
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    *(_memory(mib) for mib in SIZES),
+    *(_unused(name, setting, mode) for name, (setting, mode) in KVMS.items()),
+)

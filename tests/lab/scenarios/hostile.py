@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a hostile guest tries: the host stays alive, and so does the protection."""
+
+from __future__ import annotations
+
+import re
+
+from .scenario import DENIED, Scenario
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        "fuzz",
+        "100 000 random hypercalls leave guest and host alive, and the host's memory where it was",
+        """
+        free() { host run 'grep MemAvailable /proc/meminfo' | tr -dc 0-9; }
+        before=$(free)
+        fact calls "$(t fuzz 1 100000)"
+        grown=$(((before - $(free)) / 1024))
+        fact grown-mib $grown
+        fact bounded "$([ $grown -lt 16 ] && echo yes)"
+        pa=$(t canary 6)
+        fact alive "$(t run 6) $(protect "$pa" $RW) $(t run 6) $(protect "$pa" $RWX) $(t run 6)"
+        """,
+        {
+            "calls": re.compile("accepted [1-9][0-9]* refused [1-9][0-9]* trapped 0"),
+            "bounded": "yes",
+            "alive": f"ran 0 {DENIED} 0 ran",
+        },
+    ),
+    Scenario(
+        "storm",
+        "a guest that denies its own page-fault handler is shut down after a bounded number of faults",
+        """
+        if [ "$stage" = 1 ]; then
+            sleep 6 # the host's log is silent about earlier denials
+            fact before "$(t run 1) $(logged 'nothing but denied fetches')"
+            host resetting >/dev/null
+            protect "$(page_of asm_exc_page_fault)" $RW
+            sleep 60
+        fi
+        fact clean $(($(query) >> 6 & 3))
+        fact shut-down "$(logged 'nothing but denied fetches')"
+        sleep 6
+        fact alive "$(t run 1) $(protect "$(t canary 1)" $RW) $(t run 1) $(protect "$(t canary 1)" $RWX) $(t run 1)"
+        suppressed=$(host run "dmesg | grep 'mbecg_violation: .* suppressed' | tail -n 1")
+        fact denials "$(echo "$suppressed" | grep -o '[0-9]* callbacks')"
+        """,
+        {
+            "before": "ran 0",
+            "clean": "0",
+            "shut-down": "1",
+            "alive": f"ran 0 {DENIED} 0 ran",
+            "denials": re.compile("[1-9][0-9]{2} callbacks"),
+        },
+    ),
+    Scenario(
+        "init",
+        "an INIT of the boot processor shuts a sealed guest down; without a seal it starts the firmware",
+        """
+        log='INIT of the boot processor of a sealed guest'
+        permissions=$RW
+        case $stage in
+        2) permissions=$((RW | IMMUTABLE)) ;;
+        3) permissions='' ;;
+        esac
+        fact clean-$stage $(($(query) >> 6 & 3))
+        fact shut-down-$stage "$(logged "$log")"
+        if [ "$permissions" ]; then
+            fact canary-$stage "$(t run 2) $(protect "$(t canary 2)" "$permissions") $(t run 2)"
+            host resetting >/dev/null
+            t init 0
+            sleep 60
+        fi
+        fact after "$(t run 2)"
+        """,
+        {
+            "shut-down-1": "0",
+            "canary-1": f"ran 0 {DENIED}",
+            "clean-2": "0",
+            "shut-down-2": "0",
+            "canary-2": f"ran 0 {DENIED}",
+            "clean-3": "0",
+            "shut-down-3": "1",
+            "after": "ran",
+        },
+        slow=True,
+    ),
+)

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The product on a real guest: agent and shim lock it, and it goes on working."""
+
+from __future__ import annotations
+
+import re
+
+from ..layers import Host
+from ..verdict import Expected
+from .scenario import ALL_HOSTS, OURS, Scenario, Setting, same
+
+DONE = "processes service unrestricted journald mount network timer user-jit hotplug"
+SHIM_CHECKS = "info clear sizes fields pointers unknown unprivileged passed mappings content canary user mmap fetch"
+REFUSED = re.compile("refused: .*([Pp]ermission denied|not permitted).*")
+UNHARMED: Expected = {**same(DONE, "done"), "filesystems": REFUSED, "kernel-log": "0"}
+
+#: Locks the guest unless an earlier scenario of this boot has.
+LOCKED = """
+    . /lab/product
+    prepare
+    [ "$(agent status)" = 0 ] || agent lock >/dev/null
+"""
+
+#: Scenario, the patch's parameter, what the host does.
+LIES = (
+    ("does-nothing", 1, "says yes and does nothing"),
+    ("retries", 2, "injects #PF 0x11, which Linux takes for a spurious one and retries"),
+    ("loops", 3, "resumes the guest on the denied instruction"),
+)
+
+
+def _liar(name: str, lie: int, what: str) -> Scenario:
+    """The agent has to find out, to come out of it, and to undo what it did."""
+    return Scenario(
+        name,
+        f"a host that {what} is found out: exit status 4, degraded, and the guest is as before",
+        """
+        . /lab/product
+        prepare
+        fact lock "$(agent lock)"
+        fact said "$(head -n 20 /run/agent.err | grep -c 'does not enforce')"
+        fact status "$(agent status --json) $(field state)"
+        fact open "$(guarded restricted)"
+        fact runs "$(t run 0) $(usertool run 0) $(shimtest canary || true)"
+        fact modules "$(cat /proc/sys/kernel/modules_disabled) $(works modprobe wireguard)"
+        """,
+        {
+            "lock": "4",
+            "said": re.compile("[1-9]"),
+            "status": "4 degraded",
+            "open": "0",
+            "runs": "ran ran canary ok",
+            "modules": "0 done",
+        },
+        product=True,
+        slow=True,
+        setting=Setting(kvm=f"mbecg_lie={lie}", liar=True),
+    )
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        "lock",
+        "a stock guest locks its kernel's code; it is proven by faults, sealed, and found so by every face",
+        """
+        . /lab/product
+        prepare
+        echo 0 >/proc/sys/kernel/panic_on_oops
+        fact modules "$(wc -l </proc/modules)"
+        fact attack-before "$(t payload_run 0) $(t payload_run 2)"
+        fact open "$(agent status) $(sealed_by_host)"
+        fact check "$(agent check --json) $(blockers)"
+        fact lock "$(agent lock --json) $(field state)"
+        fact kept "$(field plan totals keep_pages) pages in $(field plan totals keep_ranges) ranges"
+        fact frozen "$(field frozen)"
+        fact left-open "$(field reasons)"
+        fact sealed "$(agent status --json) $(field state) $(field mode) $(sealed_by_host)"
+        fact canaries "$(violations)"
+        fact again "$(agent lock --json) $(field state)"
+        fact audit "$(agent audit)"
+        before=$(violations)
+        fact attack-after "$(t payload_run 1) $(t payload_run 3)"
+        fact counted $(($(violations) - before))
+        fact neighbour "$(t run 0) $(usertool run 0)"
+        fact smep "$(everywhere clear_cr 4 $SMEP)"
+        fact unlock "$(protect "$(t payload 1)" $RWX)"
+        fact report "$(mbecguard report | gzip | base64 -w0)"
+        echo 1 >/proc/sys/kernel/panic_on_oops
+        """,
+        {
+            "modules": re.compile("[6-9][0-9]|1[0-9][0-9]"),
+            "attack-before": "ran ran",
+            "open": "3 0",
+            "check": "0 0",
+            "lock": "0 sealed",
+            "sealed": "0 sealed enforce 1",
+            "canaries": re.compile("[1-9][0-9]*"),
+            "again": "0 sealed",
+            "audit": "0",
+            "attack-after": "died died",
+            "counted": "2",
+            "neighbour": "ran ran",
+            "smep": "trap 13",
+            "unlock": "-1",
+        },
+        product=True,
+    ),
+    Scenario(
+        "workload",
+        "a sealed guest does what it did before, and the host counts no denied fetch",
+        LOCKED
+        + """
+        before=$(violations)
+        workload
+        fact state "$(agent status)"
+        fact denied $(($(violations) - before))
+        """,
+        {**UNHARMED, "unload": REFUSED, "state": "0", "denied": "0"},  # kernel.modules_disabled works both ways
+        product=True,
+        cpus=2,
+    ),
+    Scenario(
+        "frozen",
+        "late code is refused cleanly: modules, BPF's compiler, kprobes, kexec; the shim stays",
+        LOCKED
+        + """
+        before=$(violations)
+        fact module "$(refused_by modprobe wireguard)"
+        fact own-module "$(refused_by insmod "$(find "/lib/modules/$(uname -r)" -name 'xfrm_user.ko*' | head -1)")"
+        fact shim "$(refused_by rmmod mbecguard_shim)"
+        fact jit "$(cat /proc/sys/net/core/bpf_jit_enable)"
+        fact kexec "$(cat /proc/sys/kernel/kexec_load_disabled)"
+        fact kprobes "$(cat /sys/kernel/debug/kprobes/enabled)"
+        echo 'p:lab/middle vfs_read' >/sys/kernel/tracing/kprobe_events
+        echo 1 >/sys/kernel/tracing/events/lab/enable || true
+        cat /proc/version >/dev/null
+        fact probe-silent "$(grep -c middle: /sys/kernel/tracing/trace || true)"
+        fact hibernation "$(refused_by sh -c 'echo disk >/sys/power/state')"
+        fact denied $(($(violations) - before))
+        """,
+        {
+            "module": re.compile("refused: .*Operation not permitted.*"),
+            "own-module": re.compile("refused: .*Operation not permitted.*"),
+            "shim": re.compile("refused: .*in use.*"),
+            "jit": "0",
+            "kexec": "1",
+            "kprobes": "0",
+            "probe-silent": "0",
+            "hibernation": re.compile("refused: .*"),
+            "denied": "0",
+        },
+        product=True,
+    ),
+    Scenario(
+        "idle",
+        "ten minutes of the guest's time pass in a sealed guest without a denied fetch",
+        LOCKED
+        + """
+        before=$(violations)
+        for _ in $(seq 10); do
+            sleep 60
+            host run true >/dev/null
+        done
+        fact state "$(agent status)"
+        fact denied $(($(violations) - before))
+        """,
+        {"state": "0", "denied": "0"},
+        product=True,
+        slow=True,
+    ),
+    Scenario(
+        "killed",
+        "killed at any step the agent leaves a guest that lives, a state that is true, and a lock that completes",
+        """
+        . /lab/product
+        prepare
+        for line in $(PYTHONPATH=/lab/agent python3 /lab/helpers/killed.py); do
+            fact "${line%%:*}" "${line#*:}"
+        done
+        fact completed "$(agent lock --json --set freeze.modules=off) $(field state)"
+        before=$(violations)
+        fact switch "$(cat /proc/sys/kernel/modules_disabled)"
+        fact late "$(refused_by modprobe wireguard)"
+        fact unload "$(unloads iscsi_tcp)"
+        fact denied $(($(violations) - before))
+        """,
+        {
+            **same("check hold survey", "SIGKILL:open"),
+            **same("apply", "SIGKILL:open"),
+            **same("resurvey prove", "SIGKILL:applied"),
+            **same("freeze pin seal", "SIGKILL:proven"),
+            "record": "SIGKILL:sealed",
+            "completed": "0 sealed",
+            "switch": "0",  # only the shim refuses
+            "late": REFUSED,
+            "unload": "done",
+            "denied": "0",
+        },
+        product=True,
+        slow=True,
+        setting=Setting(kvm="mbecguard=enforce mbecguard_selftest=1"),
+    ),
+    Scenario(
+        "rights",
+        "the shim's device refuses bad calls and callers; 100 000 random calls leave the guest alive",
+        f"""
+        . /lab/product
+        prepare
+        for name in {SHIM_CHECKS} nokvm; do
+            fact "$name" "$(shimtest "$name" || true)"
+        done
+        fact hold "$(shimtest hold "$(plain_module wireguard)" wireguard || true)"
+        open='exec 3<>/dev/mbecguard'
+        fact other-user "$(refused_by setpriv --reuid 65534 --clear-groups sh -c "$open")"
+        fact container "$(refused_by setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin sh -c "$open")"
+        fact namespace "$(refused_by unshare --user --map-root-user sh -c "$open")"
+        fact root "$(works sh -c "$open")"
+        fact fuzz "$(shimfuzz 1 100000 || true)"
+        fact alive "$(shimtest canary || true)"
+        """,
+        {name: re.compile(f"(hypervisor .*)?{name} ok") for name in SHIM_CHECKS.split()}
+        | dict.fromkeys(("other-user", "namespace", "container"), REFUSED)
+        | {
+            "hold": "hold ok",
+            "root": "done",
+            "nokvm": re.compile("nokvm failed .*"),
+            "fuzz": re.compile("accepted [1-9][0-9]* refused [1-9][0-9]* unexpected 0"),
+            "alive": "canary ok",
+        },
+        hosts=ALL_HOSTS,
+        variants={Host.PLAIN: {"nokvm": "nokvm ok"}},
+        product=True,
+        slow=True,
+    ),
+    Scenario(
+        "no-host",
+        "a host without support: the agent says so and changes nothing",
+        """
+        . /lab/product
+        prepare
+        fact check "$(agent check)"
+        fact lock "$(agent lock)"
+        fact said "$(head -1 /run/agent.err)"
+        fact state "$(agent status)"
+        fact modules "$(cat /proc/sys/kernel/modules_disabled) $(works modprobe wireguard)"
+        """,
+        {
+            "check": "3",
+            "lock": "3",
+            "said": re.compile(".*host.*"),
+            "state": "3",
+            "modules": "0 done",
+        },
+        hosts=frozenset({Host.STOCK, Host.PLAIN}),
+        product=True,
+    ),
+    *(_liar(*row) for row in LIES),
+    Scenario(
+        "false-denials",
+        "in audit mode a busy guest fetches nothing that the plan denies; an attack is counted",
+        """
+        . /lab/product
+        prepare
+        echo 0 >/proc/sys/kernel/panic_on_oops
+        fact lock "$(agent lock --mode audit --json) $(field state)"
+        workload
+        fact denied "$(violations)"
+        fact attack "$(t payload_run 0)"
+        fact counted "$(violations)"
+        echo 1 >/proc/sys/kernel/panic_on_oops
+        """,
+        {**UNHARMED, "unload": "done", "lock": "0 applied", "denied": "0", "attack": "ran", "counted": "1"},
+        product=True,
+        slow=True,
+        cpus=2,
+        setting=Setting(kvm="mbecguard=audit"),
+        hosts=OURS,
+    ),
+)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One scenario: what the guest does, and what has to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..layers import Host
+from ..verdict import Expected
+
+ALL_HOSTS = frozenset(Host)
+OURS = frozenset({Host.OURS})
+ENOSYS = "-1000"
+EPERM, E2BIG, EFAULT, EINVAL, EOPNOTSUPP = "-1", "-7", "-14", "-22", "-95"
+DENIED = "trap 14 cr2 canary+0"
+
+
+def same(names: str, value: str) -> dict[str, str]:
+    """The same value for each of some facts."""
+    return dict.fromkeys(names.split(), value)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is different about the host. Scenarios of one setting share a guest, and L1 starts one after the other."""
+
+    kvm: str = ""  #: options of our kvm.ko, behind the stack's own: the later one wins
+    kvm_intel: str = ""
+    stock: bool = False  #: Debian's own KVM, although the stack has ours
+    liar: bool = False  #: our KVM with liar.patch, whose parameter `mbecg_lie` says how it lies
+    memory_mib: int = 0  #: of the guest; 0: the stack's
+    cpu: str = "host,-vmx"  #: QEMU's -cpu. A guest that sees VMX may switch it on, and is then refused by the host
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A shell script in the words of `guest/words`, and the facts it must tell, each once."""
+
+    name: str
+    about: str
+    script: str
+    expect: Expected
+    hosts: frozenset[Host] = OURS
+    variants: Mapping[Host, Expected] = field(default_factory=dict)  #: other facts on some hosts
+    slow: bool = False  #: runs only when it is named
+    cpus: int = 1  #: the guest needs so many
+    product: bool = False  #: agent and shim are at work, in a guest with systemd
+    setting: Setting = Setting()
+
+    def expected_on(self, host: Host) -> Expected:
+        """The facts that this host must show."""
+        return {**self.expect, **self.variants.get(host, {})}
+
+    def obstacle(self, host: Host, cpus: int, systemd: bool = False) -> str:
+        """Why a guest of `host` with so many CPUs, with systemd or without, cannot run it; empty if it can."""
+        if host not in self.hosts:
+            return f"not for {host.value}"
+        if self.product and not systemd:
+            return "needs --guest systemd"
+        return f"needs {self.cpus} CPUs" if cpus < self.cpus else ""

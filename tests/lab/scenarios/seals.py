@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a seal forbids, and what ends it."""
+
+from __future__ import annotations
+
+from ..verdict import Expected
+from .scenario import DENIED, EPERM, Scenario
+
+
+def _resets(times: int) -> tuple[str, Expected]:
+    """Seal a page, reset, and so on; in the last stage as in the first."""
+    script = f"""
+        fact clean-$stage $(($(query) >> 6 & 3))
+        fact canary-$stage "$(t run 7) $(protect "$(t canary 7)" $((RW | IMMUTABLE))) $(t run 7)"
+        [ "$stage" -gt {times} ] || reset
+        """
+    stages = range(1, times + 2)
+    sealed = {f"canary-{stage}": f"ran 0 {DENIED}" for stage in stages}
+    return script, sealed | {f"clean-{stage}": "0" for stage in stages if stage > 1}
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        "seal",
+        "an immutable page answers EPERM to every change, 0 to an equal request; SMEP cannot be cleared any more",
+        """
+        pa=$(t canary 4) other=$(t canary 5)
+        fact smep-before "$(everywhere clear_cr 4 $SMEP)"
+        fact ret2usr-before "$(usertool attack call_user)"
+        fact seal "$(protect "$pa" $((RW | IMMUTABLE)))"
+        fact denied "$(t run 4)"
+        fact user "$(usertool run 4)"
+        fact equal "$(protect "$pa" $((RW | IMMUTABLE)))"
+        fact grant "$(protect "$pa" $RWX)"
+        fact grant-immutable "$(protect "$pa" $((RWX | IMMUTABLE)))"
+        fact loosen "$(protect "$pa" $RW)"
+        t wipe
+        t entry 0 "$other" $((other + 4096)) $RW
+        t entry 0 "$pa" $((pa + 4096)) $RWX
+        fact mixed "$(send) $(t run 5)"
+        fact still-denied "$(everywhere run 4)"
+        fact smep-after "$(everywhere clear_cr 4 $SMEP)"
+        fact ret2usr-after "$(usertool attack call_user)"
+        fact pin "$(t hypercall 13 4 $SMEP) $(t hypercall 13 0 $WP)"
+        fact wp-after-pin "$(everywhere clear_cr 0 $WP)"
+        """,
+        {
+            "smep-before": "cleared",
+            "ret2usr-before": "ran, 0 ran, neighbour ran, 0 ran",
+            "seal": "0",
+            "denied": DENIED,
+            "user": "ran",
+            "equal": "0",
+            "grant": EPERM,
+            "grant-immutable": EPERM,
+            "loosen": EPERM,
+            "mixed": f"{EPERM} ran",
+            "still-denied": DENIED,
+            "smep-after": "trap 13",
+            "ret2usr-after": "trap 13, 0 trap 13, neighbour trap 13, 0 trap 13",
+            "pin": "0 0",
+            "wp-after-pin": "trap 13",
+        },
+    ),
+    Scenario("reset", "after a reset the next kernel boots, and nothing of the sealed map is left", *_resets(1)),
+    Scenario("resets", "the same, ten times in a row", *_resets(10), slow=True),
+)

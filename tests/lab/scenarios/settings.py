@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Other hosts: audit mode, no MBEC, no EPT, a guest that sees VMX. Each has a guest of its own."""
+
+from __future__ import annotations
+
+import re
+
+from .scenario import DENIED, EOPNOTSUPP, Scenario, Setting
+
+WITHOUT = """
+    fact parameter "$(host run 'cat /sys/module/kvm_intel/parameters/{parameter}')"
+    fact query "$(query)"
+    fact empty "$(t hypercall 14 0 0)"
+    fact deny "$(protect "$(t canary 0)" $RW)"
+    fact seal "$(protect "$(t canary 0)" $((RW | IMMUTABLE)))"
+    fact pin "$(t hypercall 13 4 $SMEP)"
+    fact runs "$(everywhere run 0)"
+    fact user "$(usertool run 0)"
+    """
+REFUSED = {
+    "parameter": "N",
+    **dict.fromkeys(("query", "empty", "deny", "seal"), EOPNOTSUPP),
+    "runs": "ran",
+    "user": "ran",
+}
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        "audit",
+        "in mode audit a guest whose memory is all denied lives on; pages are counted and granted up to a bound",
+        """
+        fact mode $(($(query) >> 4 & 3))
+        fact before "$(t run 0) $(guarded violations) $(guarded granted)"
+        fact deny "$(protect 0 $RW $((1 << 20)))"
+        fact restricted $(($(query) >> 6 & 3))
+        fact runs "$(t run 0) $(t run 1) $(usertool run 0)"
+        granted=$(guarded granted)
+        fact granted "$granted"
+        fact wander "$(t wander 5000)"
+        fact bound "$(guarded granted)"
+        violations=$(guarded violations)
+        fact more "$(t wander 5000) $(t run 2)"
+        fact unlogged $(($(guarded violations) - violations))
+        """,
+        {
+            "mode": "2",
+            "before": "ran 0 0",
+            "deny": "0",
+            "restricted": "1",
+            "runs": "ran ran ran",
+            "granted": re.compile("[1-9][0-9]{2,3}"),
+            "wander": "ran",
+            "bound": re.compile("409[78]"),
+            "more": "ran ran",
+            "unlogged": "0",
+        },
+        setting=Setting(kvm="mbecguard=audit"),
+    ),
+    Scenario(
+        "without-mbec",
+        "a host without MBEC refuses, and leaves the guest as it was",
+        WITHOUT.format(parameter="mbec"),
+        REFUSED,
+        setting=Setting(kvm_intel="mbec=0"),
+    ),
+    Scenario(
+        "without-ept",
+        "a host without EPT refuses, pins as well, and leaves the guest as it was",
+        WITHOUT.format(parameter="ept"),
+        REFUSED | {"pin": EOPNOTSUPP},
+        setting=Setting(kvm_intel="ept=0"),
+        slow=True,
+    ),
+    Scenario(
+        "vmx",
+        "a guest with VMX switched on is refused; once sealed, it cannot switch it on",
+        """
+        pa=$(t canary 0)
+        fact sees "$(grep -c -w -m 1 vmx /proc/cpuinfo)"
+        fact before "$(protect "$pa" $RW) $(t run 0) $(protect "$pa" $RWX) $(t run 0)"
+        fact on "$(on 0 write_cr 4 0 $VMXE)"
+        fact refused "$(protect "$pa" $RW) $(query) $(t run 0)"
+        fact off "$(on 0 write_cr 4 $VMXE 0)"
+        fact seal "$(protect "$pa" $((RW | IMMUTABLE))) $(t run 0)"
+        fact sealed "$(everywhere write_cr 4 0 $VMXE)"
+        fact neighbour "$(t run 1)"
+        """,
+        {
+            "sees": "1",
+            "before": f"0 {DENIED} 0 ran",
+            "on": "changed",
+            "refused": f"{EOPNOTSUPP} {EOPNOTSUPP} ran",
+            "off": "changed",
+            "seal": f"0 {DENIED}",
+            "sealed": "trap 13",
+            "neighbour": "ran",
+        },
+        setting=Setting(cpu="host"),
+    ),
+)

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's own KVM selftests on emulated hardware, with stock KVM and with ours, in one boot.
+
+`python -m tests.lab.selftests --help`. Intel's CPU is Bochs's, with MBEC; AMD's is QEMU's, with nested paging, where
+our kvm-amd.ko has nothing to do but not to harm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path, PurePath
+
+from mbecguard.errors import Exit, UserError, die
+from tests.corpus.archive import kernel
+from tests.corpus.cache import built, cache_dir, digest, require_tools, say
+
+from . import bochs, hostimage
+from .layers import HOST_MIB, HOST_SUITE, Host
+from .locks import alone
+from .run import BUILD_LIMIT, Progress
+from .selftestimage import initrd
+
+SKIPPED = 4
+TIMED_OUT = 137  #: killed by the host's `timeout`
+
+
+class Machine(Enum):
+    """Who emulates the host's CPU."""
+
+    INTEL = "intel"  #: Bochs: VMX, EPT, mode-based execute control
+    AMD = "amd"  #: QEMU TCG: SVM, nested paging
+
+
+@dataclass(frozen=True, slots=True)
+class Selftest:
+    """A test of the kernel's source and how it is started: one emulated CPU, 2 GiB, 40 huge pages."""
+
+    path: str
+    arguments: str = ""
+    unfit: Mapping[Machine, str] = field(default_factory=dict)  #: where it cannot pass, and why
+    left_out: Mapping[Machine, str] = field(default_factory=dict)  #: where it runs only when named, and why
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return PurePath(self.path).name
+
+    @property
+    def command(self) -> str:
+        """What runs it, in the folder of the tests."""
+        return f"{'sh ' * self.path.endswith('.sh')}./{self.path} {self.arguments}"
+
+
+SELFTESTS = (
+    Selftest("x86/nx_huge_pages_test.sh"),
+    Selftest("x86/dirty_log_page_splitting_test", "-b 16M -s anonymous_hugetlb_2mb"),
+    Selftest("x86/smm_test"),
+    Selftest("x86/set_sregs_test"),
+    Selftest("x86/sync_regs_test"),
+    Selftest("x86/state_test"),
+    Selftest("x86/fix_hypercall_test"),
+    Selftest("x86/kvm_pv_test"),
+    Selftest("x86/triple_fault_event_test"),
+    Selftest("x86/nested_tdp_fault_test"),
+    Selftest("x86/nested_dirty_log_test"),
+    Selftest("x86/nested_exceptions_test", unfit={Machine.AMD: "QEMU reports another error code in exit_info_1"}),
+    Selftest("x86/exit_on_emulation_failure_test"),
+    Selftest(
+        "x86/smaller_maxphyaddr_emulation_test",
+        unfit=dict.fromkeys(Machine, "needs allow_smaller_maxphyaddr, or shadow paging"),
+    ),
+    Selftest("x86/svm_vmcall_test", unfit={Machine.INTEL: "needs SVM"}),
+    Selftest("kvm_page_table_test", "-b 32M -v 2"),
+    Selftest("memslot_modification_stress_test", "-b 16M -v 2"),
+    Selftest("access_tracking_perf_test", "-b 16M -v 2"),
+    Selftest("pre_fault_memory_test"),
+    Selftest("demand_paging_test", "-b 16M -v 2"),
+    Selftest("dirty_log_test", "-i 3 -I 10"),
+    Selftest("set_memory_region_test", "2", left_out={Machine.INTEL: "Bochs hangs, with stock KVM too"}),
+    Selftest("mmu_stress_test", "-c 1 -m 1 -s 1"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One run of one test."""
+
+    status: int
+    passes: int  #: cases that the test itself calls ok
+    seconds: int  #: of the emulated machine
+    reason: str  #: of a skip or a failure, in the test's words
+
+    @property
+    def word(self) -> str:
+        """What the table says."""
+        return {0: "passed", SKIPPED: "skipped", TIMED_OUT: "timed out"}.get(self.status, f"failed ({self.status})")
+
+
+@dataclass(frozen=True, slots=True)
+class Fared:
+    """How one KVM came through all tests."""
+
+    mode: str  #: of our parameter; "none": not our module
+    mbec: str  #: of kvm_intel
+    unloaded: int  #: status of removing it; a VM that was never freed holds it
+    complaints: int  #: lines of the kernel log: warnings, oopses, stalls
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the verdict port said."""
+
+    results: Mapping[tuple[str, str], Result]  #: (test, kvm)
+    hosts: Mapping[str, Fared]
+    finished: bool
+
+
+def read(text: str) -> Told:
+    """Parse the port's text; what is no line of ours is not there."""
+    results: dict[tuple[str, str], Result] = {}
+    hosts: dict[str, Fared] = {}
+    finished = False
+    for line in text.replace("\r", "").split("\n")[:-1]:
+        match _parsed(line):
+            case {
+                "selftest": str(name),
+                "kvm": str(host),
+                "status": int(status),
+                "passes": int(passes),
+                "seconds": int(seconds),
+                "reason": str(reason),
+            }:
+                results[name, host] = Result(status, passes, seconds, reason)
+            case {
+                "kvm": str(host),
+                "mode": str(mode),
+                "mbec": str(mbec),
+                "unloaded": int(left),
+                "complaints": int(bad),
+            }:
+                hosts[host] = Fared(mode, mbec, left, bad)
+            case {"lab": "finished"}:
+                finished = True
+    return Told(results, hosts, finished)
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def problems(tests: list[Selftest], machine: Machine, told: Told) -> list[str]:
+    """Why the two KVMs are not the same, or why that proves nothing."""
+    found = [] if told.finished else ["the run did not come to its end"]
+    for test in tests:
+        stock, ours = (told.results.get((test.name, host.value)) for host in (Host.STOCK, Host.OURS))
+        if not stock or not ours:
+            found.append(f"{test.name}: no result")
+        elif (stock.status, stock.passes) != (ours.status, ours.passes):
+            found.append(f"{test.name}: {ours.word}, {ours.passes} ok; with stock KVM {stock.word}, {stock.passes} ok")
+        elif ours.status and machine not in test.unfit:
+            found.append(f"{test.name}: {ours.word} with both: {ours.reason}")
+    mbec = "Y" if machine is Machine.INTEL else "none"
+    for host, mode in ((Host.STOCK, "none"), (Host.OURS, "enforce")):
+        if (seen := told.hosts.get(host.value)) != (wanted := Fared(mode, mbec, 0, 0)):
+            found.append(f"{host.value} KVM: {seen}, not {wanted}")
+    return found
+
+
+def table(tests: list[Selftest], machine: Machine, told: Told) -> str:
+    """One line for each test: result and emulated seconds with either KVM; why it cannot pass, or did not run."""
+    lines = [f"{machine.value:36}{'stock KVM':20}{'ours':20}"]
+    for test in tests:
+        both = [told.results.get((test.name, host.value)) for host in (Host.STOCK, Host.OURS)]
+        cells = [f"{row.word:12} {row.seconds:3} s" if row else "no result" for row in both]
+        reasons = {row.reason for row in both if row and row.reason} | {test.unfit.get(machine, "")} - {""}
+        lines.append(f"{test.name:36}{cells[0]:20}{cells[1]:20}{' / '.join(sorted(reasons))}".rstrip())
+    left_out = [test for test in SELFTESTS if machine in test.left_out and test not in tests]
+    lines += [f"{test.name:36}{'left out':40}{test.left_out[machine]}" for test in left_out]
+    return "\n".join(lines)
+
+
+def _boot(tests: list[Selftest], machine: Machine, limit: float) -> str:
+    """The verdict port's text."""
+    logs = cache_dir() / f"lab-logs/selftests-{machine.value}"
+    of = kernel(HOST_SUITE)
+    with alone("lab-build", BUILD_LIMIT):
+        packed = initrd(of, machine.value, {test.name: test.command for test in tests}, [t.path for t in SELFTESTS])
+        key = digest(of.release, packed, hostimage.GRUB)
+        if machine is Machine.INTEL:
+            folder = cache_dir() / f"lab-cd-selftests-{key}"
+            cd = built(folder, lambda scratch: hostimage._burn(of, packed, scratch)) / "l1.iso"
+    if machine is Machine.AMD:
+        return _run_amd(of.image, packed, logs, limit)
+    outcome = bochs.boot(cd, None, logs, limit, Progress())
+    say(f"{outcome.seconds:.0f} s, {outcome.instructions / 1e6:.0f} M instructions")
+    return outcome.verdict
+
+
+def _run_amd(image: Path, packed: bytes, logs: Path, limit: float) -> str:
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / "initrd").write_bytes(packed)
+    command = ["qemu-system-x86_64", "-M", "q35,accel=tcg", "-cpu", "EPYC,+svm,+npt", "-m", str(HOST_MIB)]
+    # Time is instructions, whatever else this machine does.
+    command += [
+        "-icount",
+        "shift=2,sleep=off",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-kernel",
+        str(image),
+        "-initrd",
+        str(logs / "initrd"),
+    ]
+    command += ["-append", "console=ttyS0 mitigations=off quiet panic=-1", "-no-reboot"]
+    port = logs / "verdict.log"
+    for name in ("l1.log", port.name, "l2.log"):
+        command += ["-serial", f"file:{logs / name}"]
+    port.write_text("")
+    progress, deadline = Progress(), time.monotonic() + limit
+    with (logs / "qemu.log").open("wb") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.5)
+            progress(port.read_text(errors="replace"))
+    finally:
+        process.kill()
+        process.wait()
+    say(f"logs: {logs}")
+    return port.read_text(errors="replace")
+
+
+def find(names: list[str], machine: Machine) -> list[Selftest]:
+    """The tests named, in the table's order; when none is, all that the machine survives."""
+    if unknown := sorted(set(names) - {test.name for test in SELFTESTS}):
+        die(f"no such selftest: {', '.join(unknown)}", hint=f"there are {', '.join(test.name for test in SELFTESTS)}")
+    return [test for test in SELFTESTS if test.name in names or not (names or machine in test.left_out)]
+
+
+def main() -> int:
+    """The command line; 0 only if all results are equal, and passed where the machine can pass the test."""
+    parser = argparse.ArgumentParser("python -m tests.lab.selftests", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {len(SELFTESTS)} tests (default: all)")
+    parser.add_argument("--cpu", choices=[machine.value for machine in Machine], default="intel", help="default: intel")
+    parser.add_argument("--limit", type=float, default=1800, metavar="SECONDS", help="for the boot (default 1800)")
+    options = parser.parse_args()
+    # A terminated run ends its emulator.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.ERROR))
+    machine = Machine(options.cpu)
+    try:
+        tests = find(options.names, machine)
+        require_tools()
+        told = read(_boot(tests, machine, options.limit))
+    except UserError as error:
+        print(f"error: {error.message}\n  hint: {error.hint}", file=sys.stderr)
+        return error.status
+    found = problems(tests, machine, told)
+    print(table(tests, machine, told), *(f"! {problem}" for problem in found), sep="\n")
+    return Exit.ERROR if found else Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
