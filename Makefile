@@ -7,7 +7,7 @@ COVERED := src/mbecguard/plan/*,src/mbecguard/host/*,src/mbecguard/lock.py,src/m
 CACHE := $(or $(MBECGUARD_CACHE),$(HOME)/.cache/mbecguard)
 KVM := $(CACHE)/kvm-modules/READY
 
-.PHONY: demo tour test check lint bench corpus lab clean setup setup-lab
+.PHONY: demo tour test check lint bench corpus lab selftests clean setup setup-lab
 
 # The real thing: a stock guest locks itself on emulated MBEC hardware, and an attack fails that ran before.
 demo: setup-lab $(KVM)
@@ -21,7 +21,8 @@ tour: setup
 test: setup-lab lint $(KVM)
 	$(BIN)/pytest -n 2 --cov --cov-report= tests/unit
 	$(BIN)/coverage report --include='$(COVERED)' --fail-under=95
-	$(BIN)/pytest -n 2 --dist loadfile tests --ignore tests/unit
+	$(BIN)/pytest -n 2 --dist loadfile tests --ignore tests/unit --ignore tests/test_lab.py
+	$(BIN)/pytest -n 2 --dist worksteal tests/test_lab.py
 
 # Under a minute: lint, types, unit tests.
 check: setup lint
@@ -32,8 +33,16 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: setup
+# Ratios on this machine, then instruction counts from the lab.
+bench: setup-lab $(KVM)
 	$(BIN)/python -m tools.bench
+	$(BIN)/python -m tests.lab.costs
+	$(BIN)/python -m tests.lab run lock costs --guest systemd --cpus 2
+
+# The kernel's own tests of KVM, with stock KVM and with ours: the same results.
+selftests: setup-lab $(KVM)
+	$(BIN)/python -m tests.lab.selftests --limit 1500
+	$(BIN)/python -m tests.lab.selftests --cpu amd --limit 1500
 
 # Record all guests of the corpus again, from Debian packages (about 15 minutes).
 corpus: setup-lab
@@ -46,9 +55,9 @@ setup-lab:
 
 # Only what is emulated.
 lab: setup-lab $(KVM)
-	$(BIN)/pytest tests/test_lab.py
+	$(BIN)/pytest -n 2 --dist worksteal tests/test_lab.py
 
-$(KVM): $(shell find kvm-host -type f)
+$(KVM): $(shell find kvm-host -type f -not -path '*/tests/*')
 	kvm-host/build-in-root.sh
 
 clean:

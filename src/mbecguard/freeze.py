@@ -35,7 +35,7 @@ def _ftrace(uses: Uses) -> Use | None:
         return Use(f"livepatches: {', '.join(uses.livepatches)}", bar=True)
     if uses.bpf_trampolines:
         # register_ftrace_direct(): without ftrace their hooks are gone, and nobody is told.
-        return Use(f"{uses.bpf_trampolines} BPF hooks on kernel functions, such as systemd's RestrictFileSystems=")
+        return Use(f"BPF hooks on kernel functions ({uses.bpf_trampolines}), such as systemd's RestrictFileSystems=")
     return None
 
 

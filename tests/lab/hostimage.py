@@ -40,7 +40,7 @@ def boot_cd(stack: Stack, scenarios: Iterable[Scenario]) -> Path:
     of = kernel(HOST_SUITE)
     initrd = packed(_tree(stack, of, list(scenarios)))
     key = digest(of.release, initrd, GRUB)
-    cd = built(cache_dir() / f"lab-cd-{stack}-{key}", lambda scratch: _burn(of, initrd, scratch))
+    cd = built(cache_dir() / f"lab-cd-{stack}-{key}", lambda scratch: burn(of, initrd, scratch))
     os.utime(cd)
     _forget_unused(cd.parent)
     return cd / "l1.iso"
@@ -120,7 +120,7 @@ def _qemu() -> dict[str, Node]:
     return tree
 
 
-def _burn(of: Kernel, initrd: bytes, into: Path) -> None:
+def burn(of: Kernel, initrd: bytes, into: Path) -> None:
     say(f"boot CD: L1 {of.release}, initrd of {len(initrd) / 1e6:.0f} MB")
     work = machine() / "burn"
     shutil.rmtree(work, ignore_errors=True)

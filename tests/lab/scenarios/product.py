@@ -11,6 +11,7 @@ from .scenario import ALL_HOSTS, OURS, Scenario, Setting, same
 
 DONE = "processes service unrestricted journald mount network timer user-jit hotplug"
 SHIM_CHECKS = "info clear sizes fields pointers unknown unprivileged passed mappings content canary user mmap fetch"
+NUMBER = re.compile(r"[0-9]+\.[0-9]+")
 REFUSED = re.compile("refused: .*([Pp]ermission denied|not permitted).*")
 UNHARMED: Expected = {**same(DONE, "done"), "filesystems": REFUSED, "kernel-log": "0"}
 
@@ -104,6 +105,20 @@ SCENARIOS: tuple[Scenario, ...] = (
             "unlock": "-1",
         },
         product=True,
+    ),
+    Scenario(
+        "costs",
+        "what the agent, the shim and the host's part of a lock cost, in millions of instructions",
+        LOCKED
+        + """
+        PYTHONPATH=/lab/agent python3 /lab/helpers/costs.py >/run/costs
+        while read -r name value; do
+            fact "$name" "$value"
+        done </run/costs
+        """,
+        {"agent-survey-and-plan": NUMBER, "shim-walk": NUMBER, "shim-and-host-query": NUMBER},
+        product=True,
+        slow=True,
     ),
     Scenario(
         "workload",
@@ -247,7 +262,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         {
             "check": "3",
             "lock": "3",
-            "said": re.compile(".*host.*"),
+            "said": re.compile(".*(host|KVM).*"),
             "state": "3",
             "modules": "0 done",
         },
