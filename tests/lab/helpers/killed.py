@@ -45,4 +45,4 @@ def ending(step: Step) -> str:
 for each in Step:
     end = ending(each)
     state = Session(settings.load(), Places.default()).status().state
-    print(f"{each.value}:{end}:{state.value}", flush=True)
+    print(each.value, end, state.value, flush=True)

@@ -189,8 +189,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         """
         . /lab/product
         prepare
-        for line in $(PYTHONPATH=/lab/agent python3 /lab/helpers/killed.py); do
-            fact "${line%%:*}" "${line#*:}"
+        PYTHONPATH=/lab/agent python3 -u /lab/helpers/killed.py | while read -r step end; do
+            fact "$step" "$end"
         done
         fact completed "$(agent lock --json --set freeze.modules=off) $(field state)"
         before=$(violations)
@@ -200,11 +200,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact denied $(($(violations) - before))
         """,
         {
-            **same("check hold survey", "SIGKILL:open"),
-            **same("apply", "SIGKILL:open"),
-            **same("resurvey prove", "SIGKILL:applied"),
-            **same("freeze pin seal", "SIGKILL:proven"),
-            "record": "SIGKILL:sealed",
+            **same("check hold survey", "SIGKILL open"),
+            **same("apply", "SIGKILL open"),
+            **same("resurvey prove", "SIGKILL applied"),
+            **same("freeze pin seal", "SIGKILL proven"),
+            "record": "SIGKILL sealed",
             "completed": "0 sealed",
             "switch": "0",  # only the shim refuses
             "late": REFUSED,
