@@ -199,7 +199,7 @@ def _boot(tests: list[Selftest], machine: Machine, limit: float) -> str:
         key = digest(of.release, packed, hostimage.GRUB)
         if machine is Machine.INTEL:
             folder = cache_dir() / f"lab-cd-selftests-{key}"
-            cd = built(folder, lambda scratch: hostimage._burn(of, packed, scratch)) / "l1.iso"
+            cd = built(folder, lambda scratch: hostimage.burn(of, packed, scratch)) / "l1.iso"
     if machine is Machine.AMD:
         return _run_amd(of.image, packed, logs, limit)
     outcome = bochs.boot(cd, None, logs, limit, Progress())
