@@ -61,6 +61,38 @@ def _liar(name: str, lie: int, what: str) -> Scenario:
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
+        "rights",
+        "the shim's device refuses bad calls and callers; 100 000 random calls leave the guest alive",
+        f"""
+        . /lab/product
+        prepare
+        for name in {SHIM_CHECKS} nokvm; do
+            fact "$name" "$(shimtest "$name" || true)"
+        done
+        fact hold "$(shimtest hold "$(plain_module wireguard)" wireguard || true)"
+        open='exec 3<>/dev/mbecguard'
+        fact other-user "$(refused_by setpriv --reuid 65534 --clear-groups sh -c "$open")"
+        fact container "$(refused_by setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin sh -c "$open")"
+        fact namespace "$(refused_by unshare --user --map-root-user sh -c "$open")"
+        fact root "$(works sh -c "$open")"
+        fact fuzz "$(shimfuzz 1 100000 || true)"
+        fact alive "$(shimtest canary || true)"
+        """,
+        {name: re.compile(f"(hypervisor .*)?{name} ok") for name in SHIM_CHECKS.split()}
+        | dict.fromkeys(("other-user", "namespace", "container"), REFUSED)
+        | {
+            "hold": "hold ok",
+            "root": "done",
+            "nokvm": re.compile("nokvm failed .*"),
+            "fuzz": re.compile("accepted [1-9][0-9]* refused [1-9][0-9]* unexpected 0"),
+            "alive": "canary ok",
+        },
+        hosts=ALL_HOSTS,
+        variants={Host.PLAIN: {"nokvm": "nokvm ok"}},
+        product=True,
+        slow=True,
+    ),
+    Scenario(
         "lock",
         "a stock guest locks its kernel's code; it is proven by faults, sealed, and found so by every face",
         """
@@ -214,38 +246,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         product=True,
         slow=True,
         setting=Setting(kvm="mbecguard=enforce mbecguard_selftest=1"),
-    ),
-    Scenario(
-        "rights",
-        "the shim's device refuses bad calls and callers; 100 000 random calls leave the guest alive",
-        f"""
-        . /lab/product
-        prepare
-        for name in {SHIM_CHECKS} nokvm; do
-            fact "$name" "$(shimtest "$name" || true)"
-        done
-        fact hold "$(shimtest hold "$(plain_module wireguard)" wireguard || true)"
-        open='exec 3<>/dev/mbecguard'
-        fact other-user "$(refused_by setpriv --reuid 65534 --clear-groups sh -c "$open")"
-        fact container "$(refused_by setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin sh -c "$open")"
-        fact namespace "$(refused_by unshare --user --map-root-user sh -c "$open")"
-        fact root "$(works sh -c "$open")"
-        fact fuzz "$(shimfuzz 1 100000 || true)"
-        fact alive "$(shimtest canary || true)"
-        """,
-        {name: re.compile(f"(hypervisor .*)?{name} ok") for name in SHIM_CHECKS.split()}
-        | dict.fromkeys(("other-user", "namespace", "container"), REFUSED)
-        | {
-            "hold": "hold ok",
-            "root": "done",
-            "nokvm": re.compile("nokvm failed .*"),
-            "fuzz": re.compile("accepted [1-9][0-9]* refused [1-9][0-9]* unexpected 0"),
-            "alive": "canary ok",
-        },
-        hosts=ALL_HOSTS,
-        variants={Host.PLAIN: {"nokvm": "nokvm ok"}},
-        product=True,
-        slow=True,
     ),
     Scenario(
         "no-host",
