@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bochs as the hardware with MBEC: on a pty, until it powers off or its time is up; as many machines as there are cores, two at most."""
+"""Bochs as the hardware with MBEC: on a pty, until it powers off or its time is up. Each machine takes a whole core."""
 
 from __future__ import annotations
 
