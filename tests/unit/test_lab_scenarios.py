@@ -107,7 +107,7 @@ def test_each_guest_gets_its_kvm_its_queue_and_its_cpu() -> None:
     modules = [[line.split() for line in tree[f"lab/guests/{number:02}/modules"].splitlines()] for number in range(3)]
     intel = ["kvm_intel", "quirk=0"]
     assert modules[0] == [["kvm", "mbecguard=enforce"], intel]
-    assert modules[1] == [["kvm", "mbecguard=enforce", "mbecguard=audit"], intel]
+    assert modules[1] == [["kvm", "mbecguard=enforce", "mbecguard=audit", "mbecguard_selftest=1"], intel]
     cpus = [re.findall("-cpu ([^ ]+)", tree[f"lab/guests/{number:02}/qemu"]) for number in range(3)]
     assert cpus == [["host,-vmx"], ["host,-vmx"], ["host"]]
 

@@ -29,6 +29,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "audit",
         "in mode audit a guest whose memory is all denied lives on; pages are counted and granted up to a bound",
         """
+        fact selftest "$(logged 'self-test passed')"
         fact mode $(($(query) >> 4 & 3))
         fact before "$(t run 0) $(guarded violations) $(guarded granted)"
         fact deny "$(protect 0 $RW $((1 << 20)))"
@@ -43,6 +44,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact unlogged $(($(guarded violations) - violations))
         """,
         {
+            "selftest": re.compile("[1-9]"),
             "mode": "2",
             "before": "ran 0 0",
             "deny": "0",
@@ -54,7 +56,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "more": "ran ran",
             "unlogged": "0",
         },
-        setting=Setting(kvm="mbecguard=audit"),
+        setting=Setting(kvm="mbecguard=audit mbecguard_selftest=1"),
     ),
     Scenario(
         "without-mbec",
