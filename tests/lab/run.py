@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tests.corpus.cache import cache_dir, require_tools, say
 
 from . import bochs, guestimage, plain
@@ -29,16 +31,17 @@ class Progress:
         self._seen = len(lines)
 
 
-def run(stack: Stack, scenarios: list[Scenario], limit: float) -> Run:
-    """Boot the stack once; `limit` in seconds."""
+def run(stack: Stack, scenarios: list[Scenario], limit: float, progress: Callable[[str], None] | None = None) -> Run:
+    """Boot the stack once; `limit` in seconds. `progress` gets the verdict port's text as it grows."""
     require_tools()
+    progress = progress or Progress()
     logs = cache_dir() / "lab-logs" / str(stack)
     if stack.host is Host.PLAIN:
         say(f"{stack}: booting under TCG, at most {limit:.0f} s")
         with alone("lab-build", BUILD_LIMIT):
             initrd = guestimage.initrd(stack, scenarios)
-        return plain.boot(stack, scenarios, initrd, logs, limit, Progress())
+        return plain.boot(stack, scenarios, initrd, logs, limit, progress)
     with alone("lab-build", BUILD_LIMIT):
         cd, disk = boot_cd(stack, scenarios), guestimage.disk(stack)
     say(f"{stack}: booting, at most {limit:.0f} s")
-    return bochs.boot(cd, disk, logs, limit, Progress())
+    return bochs.boot(cd, disk, logs, limit, progress)
