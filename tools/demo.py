@@ -13,7 +13,7 @@ import time
 from mbecguard.errors import Exit, UserError
 from tests.lab import verdict
 from tests.lab.layers import GUEST_SUITES, Host, Stack
-from tests.lab.run import run
+from tests.lab.run import Progress, run
 from tests.lab.scenarios import find
 from tests.lab.verdict import Outcome
 
@@ -44,20 +44,13 @@ BAD = frozenset({"died", "trap"})
 
 
 class Narrator:
-    """Tells facts as they come in on the verdict port."""
+    """Tells the verdict port's facts as a story."""
 
     def __init__(self) -> None:
-        self._seen = 0
         self._started = time.monotonic()
 
-    def __call__(self, text: str) -> None:
-        """Tell what is new among the port's complete lines."""
-        lines = text.replace("\r", "").split("\n")[:-1]
-        for line in lines[self._seen :]:
-            self._tell(line)
-        self._seen = len(lines)
-
-    def _tell(self, line: str) -> None:
+    def __call__(self, line: str) -> None:
+        """Tell one line, if it is part of the story."""
         try:
             row = json.loads(line)
         except ValueError:
@@ -88,7 +81,7 @@ def main() -> int:
     (scenario,) = find([SCENARIO], stack.host, stack.cpus, stack.systemd)
     print("All emulated: a CPU with MBEC (Bochs), a Debian host in it, a Debian guest in that. It takes minutes.")
     try:
-        outcome = run(stack, [scenario], LIMIT, Narrator())
+        outcome = run(stack, [scenario], LIMIT, Progress(Narrator()))
     except UserError as error:
         print(f"demo: {error.message}\n  hint: {error.hint}", file=sys.stderr)
         return error.status

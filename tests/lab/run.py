@@ -17,17 +17,22 @@ from .scenarios import Scenario
 BUILD_LIMIT = 1800.0  #: seconds to wait for another build of roots and images
 
 
-class Progress:
-    """Says once what is new on the verdict port."""
+def _say_line(line: str) -> None:
+    say(f"  {line.strip()}")
 
-    def __init__(self) -> None:
+
+class Progress:
+    """Tells once what is new on the verdict port, line by line."""
+
+    def __init__(self, tell: Callable[[str], None] = _say_line) -> None:
+        self._tell = tell
         self._seen = 0
 
     def __call__(self, text: str) -> None:
         """Show the complete lines that were not there before."""
         lines = text.split("\n")[:-1]
         for line in lines[self._seen :]:
-            say(f"  {line.strip()}")
+            self._tell(line)
         self._seen = len(lines)
 
 

@@ -145,11 +145,15 @@ class PageTables:
 def _extend(leaves: list[Mapping], below: Sequence[Mapping], offset: int, entry: int) -> None:
     writable, user = bool(entry & _WRITABLE), bool(entry & _USER)
     for m in below:
-        leaf = Mapping(m.va + offset, m.pa, m.bytes, m.writable and writable, m.user and user)
-        if leaves and _continues(leaves[-1], leaf):
-            last = leaves.pop()
-            leaf = Mapping(last.va, last.pa, last.bytes + leaf.bytes, leaf.writable, leaf.user)
-        leaves.append(leaf)
+        append(leaves, Mapping(m.va + offset, m.pa, m.bytes, m.writable and writable, m.user and user))
+
+
+def append(leaves: list[Mapping], leaf: Mapping) -> None:
+    """Add a mapping behind the others, as one with the last if it continues that in VA and PA with equal rights."""
+    if leaves and _continues(leaves[-1], leaf):
+        last = leaves.pop()
+        leaf = Mapping(last.va, last.pa, last.bytes + leaf.bytes, leaf.writable, leaf.user)
+    leaves.append(leaf)
 
 
 def _continues(before: Mapping, after: Mapping) -> bool:

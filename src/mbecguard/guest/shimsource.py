@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from mbecguard.errors import UserError, die
-from mbecguard.guest.execmap import LEAF_LIMIT, Mapping
+from mbecguard.guest.execmap import LEAF_LIMIT, Mapping, append
 from mbecguard.guest.kcore import EFI_WINDOW, Kcore, MemoryFacts, executable_mappings, memory_facts
 from mbecguard.guest.procfs import KERNEL_HALF, Kallsyms
 from mbecguard.guest.source import KernelMemory
@@ -72,14 +72,5 @@ def _joined(found: Iterable[ShimMapping]) -> list[Mapping]:
     """The extents as page tables alone would tell them, without the borders between different content."""
     joined: list[Mapping] = []
     for m in found:
-        piece = Mapping(m.va, m.pa, m.bytes, bool(m.flags & MapFlag.WRITABLE), bool(m.flags & MapFlag.USER))
-        if joined and _continues(joined[-1], piece):
-            last = joined.pop()
-            piece = Mapping(last.va, last.pa, last.bytes + piece.bytes, last.writable, last.user)
-        joined.append(piece)
+        append(joined, Mapping(m.va, m.pa, m.bytes, bool(m.flags & MapFlag.WRITABLE), bool(m.flags & MapFlag.USER)))
     return joined
-
-
-def _continues(before: Mapping, after: Mapping) -> bool:
-    ends = (before.va + before.bytes, before.pa + before.bytes)
-    return ends == (after.va, after.pa) and (before.writable, before.user) == (after.writable, after.user)

@@ -98,27 +98,27 @@ SCENARIOS: tuple[Scenario, ...] = (
         """
         . /lab/product
         prepare
-        echo 0 >/proc/sys/kernel/panic_on_oops
+        panic_on_oops 0
         fact modules "$(wc -l </proc/modules)"
         fact attack-before "$(t payload_run 0) $(t payload_run 2)"
-        fact open "$(agent status) $(sealed_by_host)"
+        fact open "$(agent status) $(guarded sealed)"
         fact check "$(agent check --json) $(blockers)"
         fact lock "$(agent lock --json) $(field state)"
         fact kept "$(field plan totals keep_pages) pages in $(field plan totals keep_ranges) ranges"
         fact frozen "$(field frozen)"
         fact left-open "$(field reasons)"
-        fact sealed "$(agent status --json) $(field state) $(field mode) $(sealed_by_host)"
-        fact canaries "$(violations)"
+        fact sealed "$(agent status --json) $(field state) $(field mode) $(guarded sealed)"
+        fact canaries "$(guarded violations)"
         fact again "$(agent lock --json) $(field state)"
         fact audit "$(agent audit)"
-        before=$(violations)
+        before=$(guarded violations)
         fact attack-after "$(t payload_run 1) $(t payload_run 3)"
-        fact counted $(($(violations) - before))
+        fact counted $(($(guarded violations) - before))
         fact neighbour "$(t run 0) $(usertool run 0)"
         fact smep "$(everywhere clear_cr 4 $SMEP)"
         fact unlock "$(protect "$(t payload 1)" $RWX)"
         fact report "$(mbecguard report | gzip | base64 -w0)"
-        echo 1 >/proc/sys/kernel/panic_on_oops
+        panic_on_oops 1
         """,
         {
             "modules": re.compile("[6-9][0-9]|1[0-9][0-9]"),
@@ -157,10 +157,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         "a sealed guest does what it did before, and the host counts no denied fetch",
         LOCKED
         + """
-        before=$(violations)
+        before=$(guarded violations)
         workload
         fact state "$(agent status)"
-        fact denied $(($(violations) - before))
+        fact denied $(($(guarded violations) - before))
         """,
         {**UNHARMED, "unload": REFUSED, "state": "0", "denied": "0"},  # kernel.modules_disabled works both ways
         product=True,
@@ -171,7 +171,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "late code is refused cleanly: modules, BPF's compiler, kprobes, kexec; the shim stays",
         LOCKED
         + """
-        before=$(violations)
+        before=$(guarded violations)
         fact module "$(refused_by modprobe wireguard)"
         fact own-module "$(refused_by insmod "$(find "/lib/modules/$(uname -r)" -name 'xfrm_user.ko*' | head -1)")"
         fact shim "$(refused_by rmmod mbecguard_shim)"
@@ -183,7 +183,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         cat /proc/version >/dev/null
         fact probe-silent "$(grep -c middle: /sys/kernel/tracing/trace || true)"
         fact hibernation "$(refused_by sh -c 'echo disk >/sys/power/state')"
-        fact denied $(($(violations) - before))
+        fact denied $(($(guarded violations) - before))
         """,
         {
             "module": re.compile("refused: .*Operation not permitted.*"),
@@ -203,13 +203,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         "ten minutes of the guest's time pass in a sealed guest without a denied fetch",
         LOCKED
         + """
-        before=$(violations)
+        before=$(guarded violations)
         for _ in $(seq 10); do
             sleep 60
             host run true >/dev/null
         done
         fact state "$(agent status)"
-        fact denied $(($(violations) - before))
+        fact denied $(($(guarded violations) - before))
         """,
         {"state": "0", "denied": "0"},
         product=True,
@@ -225,11 +225,11 @@ SCENARIOS: tuple[Scenario, ...] = (
             fact "$step" "$end"
         done
         fact completed "$(agent lock --json --set freeze.modules=off) $(field state)"
-        before=$(violations)
+        before=$(guarded violations)
         fact switch "$(cat /proc/sys/kernel/modules_disabled)"
         fact late "$(refused_by modprobe wireguard)"
         fact unload "$(unloads iscsi_tcp)"
-        fact denied $(($(violations) - before))
+        fact denied $(($(guarded violations) - before))
         """,
         {
             **same("check hold survey", "SIGKILL open"),
@@ -276,13 +276,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         """
         . /lab/product
         prepare
-        echo 0 >/proc/sys/kernel/panic_on_oops
+        panic_on_oops 0
         fact lock "$(agent lock --mode audit --json) $(field state)"
         workload
-        fact denied "$(violations)"
+        fact denied "$(guarded violations)"
         fact attack "$(t payload_run 0)"
-        fact counted "$(violations)"
-        echo 1 >/proc/sys/kernel/panic_on_oops
+        fact counted "$(guarded violations)"
+        panic_on_oops 1
         """,
         {**UNHARMED, "unload": "done", "lock": "0 applied", "denied": "0", "attack": "ran", "counted": "1"},
         product=True,
