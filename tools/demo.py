@@ -12,7 +12,7 @@ import time
 
 from mbecguard.errors import Exit, UserError
 from tests.lab import verdict
-from tests.lab.layers import GUEST_SUITES, Host, Stack
+from tests.lab.layers import GUEST_SUITES, Host, Stack, Userland
 from tests.lab.run import Progress, run
 from tests.lab.scenarios import find
 from tests.lab.verdict import Outcome
@@ -77,8 +77,8 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tools.demo", description=__doc__)
     parser.add_argument("--kernel", choices=GUEST_SUITES, default="6.12", help="the guest's stock kernel")
     options = parser.parse_args()
-    stack = Stack(options.kernel, Host.OURS, 2, systemd=True)
-    (scenario,) = find([SCENARIO], stack.host, stack.cpus, stack.systemd)
+    stack = Stack(options.kernel, Host.OURS, 2, userland=Userland.SYSTEMD)
+    (scenario,) = find([SCENARIO], stack.host, stack.cpus, stack.userland)
     print("All emulated: a CPU with MBEC (Bochs), a Debian host in it, a Debian guest in that. It takes minutes.")
     try:
         outcome = run(stack, [scenario], LIMIT, Progress(Narrator()))

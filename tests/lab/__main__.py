@@ -12,7 +12,7 @@ from mbecguard.errors import Exit, UserError
 from tests.corpus.cache import cache_dir, say
 
 from . import verdict
-from .layers import GUEST_SUITES, SILENCE, Host, Stack
+from .layers import GUEST_SUITES, SILENCE, Host, Stack, Userland
 from .run import run
 from .scenarios import SCENARIOS, find
 from .verdict import Judgement, Outcome
@@ -33,7 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     go.add_argument("names", nargs="*", metavar="SCENARIO", help="default: all that the host can run")
     go.add_argument("--kernel", choices=GUEST_SUITES, default="6.12", help="the guest's stock kernel (default 6.12)")
     go.add_argument("--cpus", type=int, default=1, help="of the guest (default 1)")
-    go.add_argument("--guest", choices=("minimal", "systemd"), default="minimal", help="its user space")
+    userlands = [userland.value for userland in Userland]
+    go.add_argument("--guest", choices=userlands, default=Userland.MINIMAL.value, help="its user space")
     go.add_argument("--memory", type=int, default=0, metavar="MIB", help="of the guest (default: as it needs)")
     hosts = [host.value for host in Host]
     go.add_argument("--kvm", "--host", choices=hosts, default=Host.OURS.value, help="the host (default ours)")
@@ -66,20 +67,20 @@ def _run(options: argparse.Namespace) -> int:
         options.kernel,
         Host(options.kvm),
         options.cpus,
-        options.guest == "systemd",
+        Userland(options.guest),
         options.memory,
         options.modules,
         options.kvm_options,
         options.silence,
     )
-    scenarios = find(options.names, stack.host, stack.cpus, stack.systemd)
+    scenarios = find(options.names, stack.host, stack.cpus, stack.userland)
     outcome = run(stack, scenarios, options.limit)
     told = verdict.read(outcome.verdict)
     judgements = [verdict.judge(row.name, row.expected_on(stack.host), told) for row in scenarios]
     for judgement in judgements:
         _show(judgement)
-    for row in (row for row in SCENARIOS if stack.host in row.hosts and row.product is stack.systemd):
-        if not options.names and (why := row.obstacle(stack.host, stack.cpus, stack.systemd)):
+    for row in (row for row in SCENARIOS if stack.host in row.hosts and row.userland is stack.userland):
+        if not options.names and (why := row.obstacle(stack.host, stack.cpus, stack.userland)):
             say(f"{row.name}: left out, {why}")
     for line in told.garbage:
         say(f"not a verdict: {line!r}")

@@ -49,7 +49,7 @@ def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
 
 
 def qemu_command(
-    stack: Stack, machine: str, *, bus: str, folder: str, console: str, kernel: str, disk: str | None
+    stack: Stack, machine: str, *, bus: str, folder: str, console: str, kernel: str, disk: str | None, cmdline: str = ""
 ) -> list[str]:
     """QEMU for the guest: in `folder` are guest.* (pipe, pid), monitor.* (pipe of its monitor) and initrd."""
     words = f"{machine} -smp {stack.cpus} -m {stack.mib} -nodefaults -no-user-config -display none -monitor none"
@@ -60,4 +60,4 @@ def qemu_command(
     words += f" -pidfile {folder}/guest.pid -kernel {kernel} -initrd {folder}/initrd"
     if disk:
         words += f" -drive id=root,file={disk},format=raw,if=none,snapshot=on -device virtio-blk-{bus},drive=root"
-    return [*words.split(), "-append", CMDLINE + f" mem={SPARSE_MIB}M" * stack.sparse]
+    return [*words.split(), "-append", CMDLINE + f" {cmdline}" * bool(cmdline) + f" mem={SPARSE_MIB}M" * stack.sparse]

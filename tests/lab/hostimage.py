@@ -103,6 +103,7 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
         console="serial,path=/dev/ttyS2",
         kernel="/lab/vmlinuz",
         disk=disk,
+        cmdline=setting.cmdline,
     )
     # The disk is found asynchronously.
     wait = f"until [ -b {disk} ]; do sleep 0.1; done\n" if disk else ""

@@ -36,6 +36,14 @@ class Host(Enum):
     PLAIN = "plain"  #: QEMU TCG on this machine: no hypervisor at all
 
 
+class Userland(Enum):
+    """What runs on the guest's kernel."""
+
+    MINIMAL = "minimal"  #: busybox and the test module
+    SYSTEMD = "systemd"  #: Debian's own, agent and shim from this checkout beside it
+    INSTALLED = "installed"  #: Debian's own, our packages installed by apt
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """One choice for each layer."""
@@ -43,7 +51,7 @@ class Stack:
     kernel: str  #: a key of `GUEST_SUITES`
     host: Host
     cpus: int
-    systemd: bool = False  #: Debian's own user space, not busybox alone
+    userland: Userland = Userland.MINIMAL
     memory_mib: int = 0  #: of the guest; 0: what its user space needs
     kvm_folder: Path | None = None  #: our KVM's modules; None: what the build of kvm-host left in the cache
     kvm_options: str = ""  #: for our kvm.ko, behind `OUR_OPTIONS`
@@ -61,6 +69,11 @@ class Stack:
             die(f"{self.silence} seconds of silence", hint=f"1 or more; the default is {SILENCE}")
 
     @property
+    def systemd(self) -> bool:
+        """Whether the guest has a disk with Debian's own user space."""
+        return self.userland is not Userland.MINIMAL
+
+    @property
     def mib(self) -> int:
         """The guest's memory."""
         return self.memory_mib or (SYSTEMD_MIB if self.systemd else MINIMAL_MIB)
@@ -71,7 +84,7 @@ class Stack:
         return self.mib > BACKED_MIB
 
     def __str__(self) -> str:
-        return f"{self.kernel}-{self.host.value}-{self.cpus}cpu{'-systemd' if self.systemd else ''}"
+        return f"{self.kernel}-{self.host.value}-{self.cpus}cpu{f'-{self.userland.value}' * self.systemd}"
 
     def guest(self) -> Kernel:
         """The guest's stock kernel package."""

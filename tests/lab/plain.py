@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The same guest under QEMU TCG on this machine: no MBEC, and nobody behind the hypercalls."""
+"""The same guests under QEMU TCG on this machine: no MBEC, and nobody behind the hypercalls."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.corpus.cache import say
@@ -17,10 +18,11 @@ from .bochs import Run
 from .guestimage import disk, qemu_command
 from .layers import Stack
 from .parts import HERE
-from .scenarios import Scenario
+from .scenarios import Scenario, Setting, by_setting
 
 #: Debian 12's QEMU 7.2 leaves junk in EFLAGS after cmpxchg16b (see tests/corpus/boot.py).
 MACHINE = "qemu-system-x86_64 -M q35,accel=tcg -cpu Skylake-Client-v1,-cx16"
+LOGS = ("verdict.log", "qemu.log", "l2.log")
 
 
 def boot(
@@ -31,40 +33,43 @@ def boot(
     limit: float,
     progress: Callable[[str], None],
 ) -> Run:
-    """Boot the guest once; `limit` in seconds. The agent that answers it is L1's own."""
+    """Boot one guest for each setting; `limit` in seconds, for all. The agent that answers them is L1's own."""
     logs.mkdir(parents=True, exist_ok=True)
     port = logs / "verdict.log"
-    port.write_text("")
-    with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        (work / "initrd").write_bytes(initrd)
-        (work / "queue").write_text("".join(f"{scenario.name}\n" for scenario in scenarios))
-        started = time.monotonic()
-        ended = _run(_command(stack, work, logs), logs / "qemu.log", port, limit, progress)
+    for log in LOGS:
+        (logs / log).write_text("")
+    started, ended = time.monotonic(), True
+    for setting, rows in by_setting(scenarios).items():
+        with tempfile.TemporaryDirectory() as scratch:
+            work = Path(scratch)
+            (work / "initrd").write_bytes(initrd)
+            (work / "queue").write_text("".join(f"{scenario.name}\n" for scenario in rows))
+            command = _command(stack, setting, work, logs)
+            ended = ended and _run(command, logs / "qemu.log", port, started + limit, progress)
     say(f"logs: {logs}")
     return Run(port.read_text(errors="replace"), time.monotonic() - started, 0, ended, logs)
 
 
-def _command(stack: Stack, work: Path, logs: Path) -> list[str]:
+def _command(stack: Stack, setting: Setting, work: Path, logs: Path) -> list[str]:
     root = disk(stack)
     qemu = qemu_command(
-        stack,
+        replace(stack, memory_mib=setting.memory_mib or stack.memory_mib),
         MACHINE,
         bus="pci",
         folder=str(work),
-        console=f"file,path={logs / 'l2.log'}",
+        console=f"file,append=on,path={logs / 'l2.log'}",
         kernel=str(stack.guest().image),
         disk=str(root) if root else None,
+        cmdline=setting.cmdline,
     )
     agent = [HERE / "host/agent", work / "guest", logs / "verdict.log", work / "queue", stack.silence]
     # L1 has busybox. Like bash, and unlike dash, its `read` has a time limit.
     return ["bash", *map(str, agent), *qemu]
 
 
-def _run(command: list[str], log: Path, port: Path, limit: float, progress: Callable[[str], None]) -> bool:
-    """Whether the agent came to an end within `limit` seconds."""
-    deadline = time.monotonic() + limit
-    with log.open("wb") as errors:
+def _run(command: list[str], log: Path, port: Path, deadline: float, progress: Callable[[str], None]) -> bool:
+    """Whether the agent came to an end before the deadline, of the monotonic clock."""
+    with log.open("ab") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True
         )

@@ -13,7 +13,7 @@ import pytest
 from mbecguard.errors import Exit, UserError
 from tests.lab import __main__ as cli
 from tests.lab import bochs, hostimage
-from tests.lab.layers import BOCHS_QUIRKS, Host, Stack, kvm
+from tests.lab.layers import BOCHS_QUIRKS, Host, Stack, Userland, kvm
 from tests.lab.locks import alone
 from tests.lab.run import Progress
 from tests.lab.scenarios import SCENARIOS
@@ -95,8 +95,8 @@ def test_instructions_are_bochs_last_tick(log: str, instructions: int) -> None:
 
 
 def test_names_of_stacks_differ() -> None:
-    stacks = [Stack(kernel, host, cpus, systemd) for kernel in ("6.1", "7.2") for host in Host for cpus in (1, 2)
-              for systemd in (False, True)]  # fmt: skip
+    stacks = [Stack(kernel, host, cpus, userland) for kernel in ("6.1", "7.2") for host in Host for cpus in (1, 2)
+              for userland in Userland]  # fmt: skip
     assert len({str(stack) for stack in stacks}) == len(stacks)
 
 

@@ -13,7 +13,7 @@ from mbecguard.errors import UserError
 from mbecguard.host import wire
 from tests.lab.guestimage import qemu_command
 from tests.lab.hostimage import guests
-from tests.lab.layers import Host, Kvm, Stack
+from tests.lab.layers import Host, Kvm, Stack, Userland
 from tests.lab.parts import HERE
 from tests.lab.scenarios import SCENARIOS, Scenario, Setting, by_setting, find
 
@@ -78,11 +78,14 @@ def test_numbers_are_those_of_the_contract() -> None:
 def test_find_keeps_the_tables_order() -> None:
     first, second = SCENARIOS[:2]
     assert find([second.name, first.name], Host.OURS) == [first, second]
-    host, product = ([row for row in SCENARIOS if not row.slow and row.product is which] for which in (False, True))
+    host, product = (
+        [row for row in SCENARIOS if not row.slow and row.userland is which]
+        for which in (Userland.MINIMAL, Userland.SYSTEMD)
+    )
     assert find([], Host.OURS, 2) == [row for row in host if Host.OURS in row.hosts]
     assert find([], Host.OURS, 1) == [row for row in host if Host.OURS in row.hosts and row.cpus == 1]
-    assert find([], Host.OURS, 2, systemd=True) == [row for row in product if Host.OURS in row.hosts]
-    assert find([], Host.PLAIN, 2, systemd=True) == [row for row in product if Host.PLAIN in row.hosts]
+    assert find([], Host.OURS, 2, userland=Userland.SYSTEMD) == [row for row in product if Host.OURS in row.hosts]
+    assert find([], Host.PLAIN, 2, userland=Userland.SYSTEMD) == [row for row in product if Host.PLAIN in row.hosts]
     assert [row.name for row in find(["resets"], Host.OURS)] == ["resets"]
 
 

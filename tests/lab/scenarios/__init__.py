@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mbecguard.errors import die
 
-from ..layers import Host
+from ..layers import Host, Userland
 from . import attacks, calls, costs, faults, hostile, product, seals, settings
 from .scenario import Scenario, Setting
 
@@ -18,18 +18,18 @@ SCENARIOS: tuple[Scenario, ...] = tuple(
 )
 
 
-def find(names: list[str], host: Host, cpus: int = 1, systemd: bool = False) -> list[Scenario]:
-    """The scenarios named, in the table's order. When none is: on a systemd guest the product's, on another the host's.
+def find(names: list[str], host: Host, cpus: int = 1, userland: Userland = Userland.MINIMAL) -> list[Scenario]:
+    """The scenarios named, in the table's order. When none is: those made for this user space.
 
     Those that are slow, or that this guest cannot run, have to be named.
     """
     known = {scenario.name: scenario for scenario in SCENARIOS}
     if unknown := sorted(set(names) - set(known)):
         die(f"no such scenario: {', '.join(unknown)}", hint="python -m tests.lab list")
-    if wrong := [f"{name}: {why}" for name in sorted(names) if (why := known[name].obstacle(host, cpus, systemd))]:
+    if wrong := [f"{name}: {why}" for name in sorted(names) if (why := known[name].obstacle(host, cpus, userland))]:
         die("; ".join(wrong), hint="python -m tests.lab list shows each one's hosts and CPUs")
-    wanted = [row for row in SCENARIOS if (row.name in names if names else row.product is systemd and not row.slow)]
-    return [row for row in wanted if not row.obstacle(host, cpus, systemd)]
+    wanted = [row for row in SCENARIOS if (row.name in names if names else row.userland is userland and not row.slow)]
+    return [row for row in wanted if not row.obstacle(host, cpus, userland)]
 
 
 def by_setting(scenarios: Iterable[Scenario]) -> dict[Setting, list[Scenario]]:

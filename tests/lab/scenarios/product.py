@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import re
 
-from ..layers import Host
+from ..layers import Host, Userland
 from ..verdict import Expected
 from .scenario import ALL_HOSTS, OURS, Scenario, Setting, same
 
 DONE = "processes service unrestricted journald mount network timer user-jit hotplug"
-SHIM_CHECKS = "info clear sizes fields pointers unknown unprivileged passed mappings content canary user mmap fetch"
 NUMBER = re.compile(r"[0-9]+\.[0-9]+")
 REFUSED = re.compile("refused: .*([Pp]ermission denied|not permitted).*")
 UNHARMED: Expected = {**same(DONE, "done"), "filesystems": REFUSED, "kernel-log": "0"}
@@ -22,76 +21,7 @@ LOCKED = """
     [ "$(agent status)" = 0 ] || agent lock >/dev/null
 """
 
-#: Scenario, the patch's parameter, what the host does.
-LIES = (
-    ("does-nothing", 1, "says yes and does nothing"),
-    ("retries", 2, "injects #PF 0x11, which Linux takes for a spurious one and retries"),
-    ("loops", 3, "resumes the guest on the denied instruction"),
-)
-
-
-def _liar(name: str, lie: int, what: str) -> Scenario:
-    """The agent has to find out, to come out of it, and to undo what it did."""
-    return Scenario(
-        name,
-        f"a host that {what} is found out: exit status 4, degraded, and the guest is as before",
-        """
-        . /lab/product
-        prepare
-        fact lock "$(agent lock)"
-        fact said "$(head -n 20 /run/agent.err | grep -c 'does not enforce')"
-        fact status "$(agent status --json) $(field state)"
-        fact open "$(guarded restricted)"
-        fact runs "$(t run 0) $(usertool run 0) $(shimtest canary || true)"
-        fact modules "$(cat /proc/sys/kernel/modules_disabled) $(works modprobe wireguard)"
-        """,
-        {
-            "lock": "4",
-            "said": re.compile("[1-9]"),
-            "status": "4 degraded",
-            "open": "0",
-            "runs": "ran ran canary ok",
-            "modules": "0 done",
-        },
-        product=True,
-        slow=True,
-        setting=Setting(kvm=f"mbecg_lie={lie}", liar=True),
-    )
-
-
 SCENARIOS: tuple[Scenario, ...] = (
-    Scenario(
-        "rights",
-        "the shim's device refuses bad calls and callers; 100 000 random calls leave the guest alive",
-        f"""
-        . /lab/product
-        prepare
-        for name in {SHIM_CHECKS} nokvm; do
-            fact "$name" "$(shimtest "$name" || true)"
-        done
-        fact hold "$(shimtest hold "$(plain_module wireguard)" wireguard || true)"
-        open='exec 3<>/dev/mbecguard'
-        fact other-user "$(refused_by setpriv --reuid 65534 --clear-groups sh -c "$open")"
-        fact container "$(refused_by setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin sh -c "$open")"
-        fact namespace "$(refused_by unshare --user --map-root-user sh -c "$open")"
-        fact root "$(works sh -c "$open")"
-        fact fuzz "$(shimfuzz 1 100000 || true)"
-        fact alive "$(shimtest canary || true)"
-        """,
-        {name: re.compile(f"(hypervisor .*)?{name} ok") for name in SHIM_CHECKS.split()}
-        | dict.fromkeys(("other-user", "namespace", "container"), REFUSED)
-        | {
-            "hold": "hold ok",
-            "root": "done",
-            "nokvm": re.compile("nokvm failed .*"),
-            "fuzz": re.compile("accepted [1-9][0-9]* refused [1-9][0-9]* unexpected 0"),
-            "alive": "canary ok",
-        },
-        hosts=ALL_HOSTS,
-        variants={Host.PLAIN: {"nokvm": "nokvm ok"}},
-        product=True,
-        slow=True,
-    ),
     Scenario(
         "lock",
         "a stock guest locks its kernel's code; it is proven by faults, sealed, and found so by every face",
@@ -136,7 +66,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "smep": "trap 13",
             "unlock": "-1",
         },
-        product=True,
+        userland=Userland.SYSTEMD,
     ),
     Scenario(
         "costs",
@@ -149,7 +79,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         done </run/costs
         """,
         {"agent-survey-and-plan": NUMBER, "shim-walk": NUMBER, "shim-and-host-query": NUMBER},
-        product=True,
+        userland=Userland.SYSTEMD,
         slow=True,
     ),
     Scenario(
@@ -163,7 +93,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact denied $(($(guarded violations) - before))
         """,
         {**UNHARMED, "unload": REFUSED, "state": "0", "denied": "0"},  # kernel.modules_disabled works both ways
-        product=True,
+        userland=Userland.SYSTEMD,
         cpus=2,
     ),
     Scenario(
@@ -196,7 +126,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "hibernation": re.compile("refused: .*"),
             "denied": "0",
         },
-        product=True,
+        userland=Userland.SYSTEMD,
     ),
     Scenario(
         "idle",
@@ -212,64 +142,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact denied $(($(guarded violations) - before))
         """,
         {"state": "0", "denied": "0"},
-        product=True,
+        userland=Userland.SYSTEMD,
         slow=True,
     ),
-    Scenario(
-        "killed",
-        "killed at any step the agent leaves a guest that lives, a state that is true, and a lock that completes",
-        """
-        . /lab/product
-        prepare
-        PYTHONPATH=/lab/agent python3 -u /lab/helpers/killed.py | while read -r step end; do
-            fact "$step" "$end"
-        done
-        fact completed "$(agent lock --json --set freeze.modules=off) $(field state)"
-        before=$(guarded violations)
-        fact switch "$(cat /proc/sys/kernel/modules_disabled)"
-        fact late "$(refused_by modprobe wireguard)"
-        fact unload "$(unloads iscsi_tcp)"
-        fact denied $(($(guarded violations) - before))
-        """,
-        {
-            **same("check hold survey", "SIGKILL open"),
-            **same("apply", "SIGKILL open"),
-            **same("resurvey prove", "SIGKILL applied"),
-            **same("freeze pin seal", "SIGKILL proven"),
-            "record": "SIGKILL sealed",
-            "completed": "0 sealed",
-            "switch": "0",  # only the shim refuses
-            "late": REFUSED,
-            "unload": "done",
-            "denied": "0",
-        },
-        product=True,
-        slow=True,
-        setting=Setting(kvm="mbecguard=enforce mbecguard_selftest=1"),
-    ),
-    Scenario(
-        "no-host",
-        "a host without support: the agent says so and changes nothing",
-        """
-        . /lab/product
-        prepare
-        fact check "$(agent check)"
-        fact lock "$(agent lock)"
-        fact said "$(head -1 /run/agent.err)"
-        fact state "$(agent status)"
-        fact modules "$(cat /proc/sys/kernel/modules_disabled) $(works modprobe wireguard)"
-        """,
-        {
-            "check": "3",
-            "lock": "3",
-            "said": re.compile(".*(host|KVM).*"),
-            "state": "3",
-            "modules": "0 done",
-        },
-        hosts=frozenset({Host.STOCK, Host.PLAIN}),
-        product=True,
-    ),
-    *(_liar(*row) for row in LIES),
     Scenario(
         "false-denials",
         "in audit mode a busy guest fetches nothing that the plan denies; an attack is counted",
@@ -285,7 +160,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         panic_on_oops 1
         """,
         {**UNHARMED, "unload": "done", "lock": "0 applied", "denied": "0", "attack": "ran", "counted": "1"},
-        product=True,
+        userland=Userland.SYSTEMD,
         slow=True,
         cpus=2,
         setting=Setting(kvm="mbecguard=audit"),

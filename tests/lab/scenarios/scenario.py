@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..layers import Host
+from ..layers import Host, Userland
 from ..verdict import Expected
 
 ALL_HOSTS = frozenset(Host)
@@ -30,6 +30,7 @@ class Setting:
     stock: bool = False  #: Debian's own KVM, although the stack has ours
     liar: bool = False  #: our KVM with liar.patch, whose parameter `mbecg_lie` says how it lies
     memory_mib: int = 0  #: of the guest; 0: the stack's
+    cmdline: str = ""  #: more words for the guest's kernel
     cpu: str = "host,-vmx"  #: QEMU's -cpu. A guest that sees VMX may switch it on, and is then refused by the host
 
 
@@ -45,17 +46,17 @@ class Scenario:
     variants: Mapping[Host, Expected] = field(default_factory=dict)  #: other facts on some hosts
     slow: bool = False  #: runs only when it is named
     cpus: int = 1  #: the guest needs so many
-    product: bool = False  #: agent and shim are at work, in a guest with systemd
+    userland: Userland = Userland.MINIMAL  #: the least also runs in the others
     setting: Setting = Setting()
 
     def expected_on(self, host: Host) -> Expected:
         """The facts that this host must show."""
         return {**self.expect, **self.variants.get(host, {})}
 
-    def obstacle(self, host: Host, cpus: int, systemd: bool = False) -> str:
-        """Why a guest of `host` with so many CPUs, with systemd or without, cannot run it; empty if it can."""
+    def obstacle(self, host: Host, cpus: int, userland: Userland = Userland.MINIMAL) -> str:
+        """Why a guest of `host` with so many CPUs and this user space cannot run it; empty if it can."""
         if host not in self.hosts:
             return f"not for {host.value}"
-        if self.product and not systemd:
-            return "needs --guest systemd"
+        if self.userland not in (Userland.MINIMAL, userland):
+            return f"needs --guest {self.userland.value}"
         return f"needs {self.cpus} CPUs" if cpus < self.cpus else ""
