@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 PAGE = 4096
 SCHEMA = "mbecguard.oracle/1"
@@ -43,8 +43,16 @@ class Leaf:
         }
 
 
+class Memory(Protocol):
+    """Guest-physical memory, wherever it is read from."""
+
+    def read(self, pa: int, length: int) -> bytes:
+        """Bytes at a guest-physical address; empty when it is not RAM."""
+        ...
+
+
 class Ram:
-    """Guest-physical memory of a q35 machine, from its backing file."""
+    """That of a q35 machine, from its backing file."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -60,12 +68,12 @@ class Ram:
         return self._map[offset : offset + length] if inside else b""
 
 
-def walk(ram: Ram, root: int, levels: int, first: int = 0) -> Iterator[Leaf]:
+def walk(ram: Memory, root: int, levels: int, first: int = 0) -> Iterator[Leaf]:
     """Supervisor-executable leaves under the table at `root`, top-level entries from `first` on, in VA order."""
     yield from _table(ram, root, levels, 0, WRITE | USER, first, levels)
 
 
-def _table(ram: Ram, table: int, level: int, base: int, granted: int, first: int, levels: int) -> Iterator[Leaf]:
+def _table(ram: Memory, table: int, level: int, base: int, granted: int, first: int, levels: int) -> Iterator[Leaf]:
     entries = struct.unpack("<512Q", ram.read(table, PAGE) or bytes(PAGE))
     span = PAGE << 9 * (level - 1)
     for index in range(first, 512):
@@ -81,7 +89,7 @@ def _table(ram: Ram, table: int, level: int, base: int, granted: int, first: int
             yield Leaf(va, entry & ADDRESS & -span, span, bool(rights & WRITE), False)
 
 
-def translate(ram: Ram, root: int, levels: int, va: int) -> int | None:
+def translate(ram: Memory, root: int, levels: int, va: int) -> int | None:
     """The guest-physical address behind a linear one."""
     table = root
     for level in range(levels, 0, -1):

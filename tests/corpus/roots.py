@@ -6,6 +6,7 @@ from __future__ import annotations
 import lzma
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from mbecguard.errors import die
@@ -52,16 +53,18 @@ def _make_userland(into: Path) -> None:
 def root_image(of: Kernel) -> Path:
     """Folder with `root.img` (ext4: user space, modules, the recording unit) and `initrd` (cpio)."""
     key = digest(str(userland().parent.name), of.release, UNIT, INIT, *guests.MASKED_UNITS)
-    return built(cache_dir() / f"root-{key}", lambda scratch: _make_image(of, scratch))
+    return built(cache_dir() / f"root-{key}", lambda scratch: make_image(of, scratch))
 
 
-def _make_image(of: Kernel, into: Path) -> None:
+def make_image(of: Kernel, into: Path, furnish: Callable[[Path], None] = lambda tree: None) -> None:
+    """`root.img` and `initrd` in a folder; `furnish` gets the tree before it becomes an image."""
     say(f"root image for {of.release}")
     tree = into / "tree"
     run(["cp", "-a", "--reflink=auto", userland(), tree])
     modules = tree / "lib/modules" / of.release
     shutil.copytree(of.modules, modules, symlinks=True)
     run(["chroot", tree, "depmod", of.release])
+    furnish(tree)
     system = tree / "etc/systemd/system"
     (system / "corpus.service").write_text(UNIT)
     wants = system / "multi-user.target.wants"
@@ -74,7 +77,7 @@ def _make_image(of: Kernel, into: Path) -> None:
     (tree / "etc/fstab").write_text("")
     for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
         shutil.rmtree(tree / waste, ignore_errors=True)
-    run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", tree, into / "root.img", "2G"])
+    run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", tree, into / "root.img", "3G"])
     (into / "initrd").write_bytes(_initrd(modules, (tree / "bin/busybox").read_bytes()))
     shutil.rmtree(tree)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.corpus.roots import root_image
 
-from . import product
+from . import installed, product
 from .cpio import file, packed, program
-from .layers import SPARSE_MIB, Stack
+from .layers import SPARSE_MIB, Stack, Userland
 from .parts import HERE, busybox, module_tree, modules, script
 from .scenarios import Scenario
 from .testmodule import products
@@ -27,6 +27,8 @@ CMDLINE = (
 
 def disk(stack: Stack) -> Path | None:
     """The root file system of a systemd guest, an ext4 image that is never written."""
+    if stack.userland is Userland.INSTALLED:
+        return installed.image(stack.guest())
     return root_image(stack.guest()) / "root.img" if stack.systemd else None
 
 
@@ -44,7 +46,10 @@ def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
     }
     if stack.systemd:
         tree["lab/lab.service"] = file((HERE / "guest/lab.service").read_bytes())
+    if stack.userland is Userland.SYSTEMD:
         tree |= product.tree(stack)
+    elif stack.userland is Userland.INSTALLED:
+        tree |= {f"lab/{name}": script(f"guest/{name}") for name in ("product", "service")}
     return packed(tree | {f"lab/scenarios/{row.name}": file(row.script) for row in scenarios})
 
 

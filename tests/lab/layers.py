@@ -60,6 +60,8 @@ class Stack:
     def __post_init__(self) -> None:
         if self.kernel not in GUEST_SUITES:
             die(f"no guest kernel {self.kernel}", hint=f"one of {', '.join(GUEST_SUITES)}")
+        if self.userland is Userland.INSTALLED and self.kernel != "6.12":
+            die("packages are installed on guests of 6.12 alone", hint="its suite is the user space's")
         if not 1 <= self.cpus <= 8:
             die(f"a guest with {self.cpus} CPUs", hint="1 to 8")
         most = BACKED_MIB if self.host is Host.PLAIN else MOST_MIB

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import mbecguard
+from tests.corpus import oracle
 from tests.corpus.cache import built, cache_dir, digest, run, say
 
 from .cpio import Node, file, program
@@ -16,13 +17,16 @@ from .roots import builder
 
 AGENT = Path(mbecguard.__file__).parent
 PROJECT = HERE.parents[1]
-PRODUCTS = ("hypercall-shim/mbecguard_shim.ko", "tests/shim/shimtest", "tests/shim/shimfuzz")
+PRODUCTS = ("hypercall-shim/mbecguard_shim.ko", "next_shim.ko", "tests/shim/shimtest", "tests/shim/shimfuzz")
 SOURCES = ("hypercall-shim", "tests/shim")
 SUFFIXES = ("", ".c", ".h", ".S")  #: "": the Makefiles
 #: objtool of 7.x reads /proc/self/limits. The mount goes away with the shell's namespace.
 BUILD = (
     'mount -t proc proc "$1/proc" && exec chroot "$1" sh -ec "cd /mbecguard-shim && '
     "make -s -C hypercall-shim KDIR=/usr/src/linux-headers-$2 modules && strip -d hypercall-shim/*.ko && "
+    # Of the interface's next version, for an agent of this one.
+    "cp -r hypercall-shim next && sed -i '/define MBECGUARD_ABI/s/1$/2/' next/mbecguard.h && "
+    "make -s -C next KDIR=/usr/src/linux-headers-$2 modules && strip -d -o next_shim.ko next/mbecguard_shim.ko && "
     'make -s -C tests/shim all"'
 )
 
@@ -36,14 +40,16 @@ def tree(stack: Stack) -> dict[str, Node]:
         **{f"lab/helpers/{path.name}": program(path.read_bytes()) for path in sorted((HERE / "helpers").iterdir())},
         "lab/bin/mbecguard": script("guest/mbecguard"),
         "lab/product": script("guest/product"),
+        "lab/agent/tests/corpus/oracle.py": file(Path(oracle.__file__).read_bytes()),
         "lab/mbecguard_shim.ko": file((tools / "mbecguard_shim.ko").read_bytes()),
+        "lab/next/mbecguard_shim.ko": file((tools / "next_shim.ko").read_bytes()),
         **{f"lab/bin/{name}": program((tools / name).read_bytes()) for name in ("shimtest", "shimfuzz")},
         "lab/vmlinuz": file(stack.guest().image.read_bytes()),
     }
 
 
 def products(stack: Stack) -> Path:
-    """Folder with `mbecguard_shim.ko` and the static programs `shimtest` and `shimfuzz`."""
+    """Folder with `mbecguard_shim.ko`, the next version's `next_shim.ko`, the static `shimtest` and `shimfuzz`."""
     release = stack.guest().release
     sources = [path for folder in SOURCES for path in sorted((PROJECT / folder).iterdir()) if path.suffix in SUFFIXES]
     key = digest(release, BUILD, *(part for path in sources for part in (path.name, path.read_bytes())))

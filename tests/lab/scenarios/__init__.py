@@ -8,13 +8,15 @@ from collections.abc import Iterable
 from mbecguard.errors import die
 
 from ..layers import Host, Userland
-from . import attacks, calls, costs, faults, hostile, product, seals, settings
+from . import attacks, calls, costs, faults, hostile, product, seals, service, settings, trouble
 from .scenario import Scenario, Setting
 
 __all__ = ["SCENARIOS", "Scenario", "Setting", "by_setting", "find"]
 
 SCENARIOS: tuple[Scenario, ...] = tuple(
-    row for table in (calls, faults, attacks, seals, hostile, settings, costs, product) for row in table.SCENARIOS
+    row
+    for table in (calls, faults, attacks, seals, hostile, settings, costs, trouble, product, service)
+    for row in table.SCENARIOS
 )
 
 

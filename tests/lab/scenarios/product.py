@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import re
 
-from ..layers import Host, Userland
+from ..layers import Userland
 from ..verdict import Expected
-from .scenario import ALL_HOSTS, OURS, Scenario, Setting, same
+from .scenario import OURS, Scenario, Setting, same
 
 DONE = "processes service unrestricted journald mount network timer user-jit hotplug"
 NUMBER = re.compile(r"[0-9]+\.[0-9]+")
@@ -113,6 +113,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         cat /proc/version >/dev/null
         fact probe-silent "$(grep -c middle: /sys/kernel/tracing/trace || true)"
         fact hibernation "$(refused_by sh -c 'echo disk >/sys/power/state')"
+        fact sleep-refused "$(dmesg | grep -c 'sleep refused: this guest is sealed' || true)"
         fact denied $(($(guarded violations) - before))
         """,
         {
@@ -124,9 +125,82 @@ SCENARIOS: tuple[Scenario, ...] = (
             "kprobes": "0",
             "probe-silent": "0",
             "hibernation": re.compile("refused: .*"),
+            "sleep-refused": "1",  # by the shim: without a place to write to the kernel would refuse as well
             "denied": "0",
         },
         userland=Userland.SYSTEMD,
+    ),
+    Scenario(
+        "kept",
+        "page tables, sealed plan and the host's map name the same pages; what is executable beyond them is denied",
+        LOCKED
+        + """
+        panic_on_oops 0
+        mbecguard report --format json >/run/record.json
+        host run "grep range /sys/kernel/debug/kvm/[0-9]*/mbecguard" >/run/host-map
+        compare() { PYTHONPATH=/lab/agent python3 /lab/helpers/kept.py /run/record.json /run/host-map >/run/compared; }
+        compare
+        while read -r name value; do
+            fact "$name" "$value"
+        done </run/compared
+        t huge >/dev/null
+        compare
+        fact planted "$(sed -n 's/^unplanned \\([0-9]*\\).*/\\1/p' /run/compared) $(t huge_run 0) $(t run 0)"
+        panic_on_oops 1
+        """,
+        {
+            "executable": re.compile("[4-9][0-9]{3}"),
+            "canary": "executable, denied",
+            **same("unplanned no-code host-more host-less", "0"),
+            "host-map": "whole",
+            "planted": "512 died ran",
+        },
+        userland=Userland.SYSTEMD,
+    ),
+    Scenario(
+        "switches",
+        "what each freeze switch stops works before the lock, and is refused or without effect after it",
+        """
+        . /lab/product
+        prepare
+        tell() {
+            fact module-$1 "$(refused_by modprobe "$2")"
+            fact bpf-$1 "$(python3 /lab/helpers/late.py bpf)"
+            fact kprobe-$1 "$(try_kprobe)"
+            fact ftrace-$1 "$(try_ftrace)"
+            fact kexec-$1 "$(python3 /lab/helpers/late.py kexec)"
+        }
+        tell before wireguard
+        fact lock "$(agent lock --json --set freeze.ftrace=on) $(field state)"
+        fact frozen "$(field frozen)"
+        before=$(guarded violations) complaints=$(complaints)
+        tell after xfrm_user
+        fact by-shim "$(dmesg | grep -c 'modules are held' || true)"
+        fact denied $(($(guarded violations) - before))
+        fact kernel-log $(($(complaints) - complaints))
+        fact alive "$(agent status) $(works sh -c 'for i in $(seq 20); do /bin/true || exit 1; done')"
+        """,
+        {
+            "module-before": "accepted",
+            "bpf-before": "compiled, works",
+            **same("kprobe-before ftrace-before", "hit"),
+            "kexec-before": "ok",
+            "lock": "0 sealed",
+            "frozen": re.compile(
+                ".*ftrace_enabled.*kprobes/enabled.*bpf_jit_enable.*kexec_load_disabled.*modules_disabled"
+            ),
+            "module-after": re.compile("refused: .*Operation not permitted.*"),
+            "bpf-after": "interpreted, works",
+            **same("kprobe-after ftrace-after", "silent"),
+            "kexec-after": "EPERM",
+            "by-shim": "0",  # the switch comes first
+            "denied": "0",
+            "kernel-log": "0",
+            "alive": "0 done",
+        },
+        userland=Userland.SYSTEMD,
+        slow=True,
+        setting=Setting(own_guest="switches"),
     ),
     Scenario(
         "idle",

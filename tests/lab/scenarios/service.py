@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What an administrator installs and forgets: packages put in by apt, a lock at every boot, and a way out of it."""
+
+from __future__ import annotations
+
+import re
+
+from ..layers import Host, Userland
+from ..verdict import Expected
+from .scenario import ALL_HOSTS, Scenario, Setting, same
+
+WORDS = """
+    . /lab/product
+    . /lab/service
+"""
+SECONDS = re.compile("[0-9]+")
+SEALED = re.compile("sealed.*")
+#: A lock that anybody can have: the simulator protects nothing, but the service takes it for one.
+SIMULATED = """
+    mkdir -p /etc/mbecguard/mbecguard.toml.d
+    printf '[lock]\\nhost = "simulator"\\n' >/etc/mbecguard/mbecguard.toml.d/10-lab.toml
+"""
+LOCKED_BOOT = """
+    fact system-$stage "$(up)"
+    fact unit-$stage "$(unit mbecguard-lock.service)"
+    fact status-$stage "$(agent status --json) $(field state)"
+    fact confirmed-$stage "$(unit mbecguard-confirm.service)"
+"""
+
+
+def _locked_boot(stages: range) -> dict[str, str]:
+    rows = {"system": "running", "unit": "success active 0", "status": "0 sealed", "confirmed": "success active 0"}
+    return {f"{name}-{stage}": value for stage in stages for name, value in rows.items()}
+
+
+SERVICE = Scenario(
+    "service",
+    "installed by apt, nothing runs; enabled, the guest is locked before the first login, and stays so",
+    WORDS
+    + """
+    case $stage in
+    1)
+        # shellcheck disable=SC2086
+        fact installed "$(systemctl is-enabled $UNITS | sort -u) $(systemctl --quiet is-active $UNITS && echo active)"
+        modprobe mbecguard_shim
+        fact check "$(agent check --json) $(blockers)"
+        fact attack-before "$(t payload_run 0)"
+        enlist
+        restart
+        ;;
+    2)
+        panic_on_oops 0
+        fact system "$(up)"
+        fact unit "$(unit mbecguard-lock.service)"
+        fact status "$(agent status --json) $(field state)"
+        fact journal "$(announced SEALED mbecguard-lock.service)"
+        fact catalog "$(journalctl -b -x -u mbecguard-lock.service | grep -c 'Subject:\\|^-- ')"
+        fact host "$(guarded sealed)"
+        fact login "$(order mbecguard-lock.service systemd-user-sessions.service)"
+        fact confirmed "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
+        fact daemon "$(daemon_says)"
+        fact delay "$(lasted mbecguard-lock.service)"
+        fact analyze "$(systemd-analyze blame | grep mbecguard-lock | tr -s ' ')"
+        fact memory "$(grep VmRSS "/proc/$(systemctl show -P MainPID mbecguard.service)/status" | tr -s '\\t ' ' ')"
+        fact attack-after "$(t payload_run 1)"
+        fact audit "$(works systemctl start mbecguard-audit.service)"
+        ;;
+    esac
+    """,
+    {
+        "installed": re.compile("disabled *"),
+        "check": "0 0",
+        "attack-before": "ran",
+        "system": "running",
+        "unit": "success active 0",
+        "status": "0 sealed",
+        "journal": "1",
+        "catalog": re.compile("[1-9][0-9]*"),
+        "host": "1",
+        "login": "before",
+        "confirmed": "success active 0 1",
+        "daemon": SEALED,
+        "delay": SECONDS,
+        "analyze": re.compile(".*mbecguard-lock.service.*"),
+        "memory": re.compile("VmRSS: [0-9]+ kB"),
+        "attack-after": "died",
+        "audit": "done",
+    },
+    userland=Userland.INSTALLED,
+)
+
+TROUBLES = Scenario(
+    "troubles",
+    "daemon killed and stopped, journal restarted, disk full, clock set back: sealed stays sealed, and is said so",
+    WORDS
+    + """
+    [ $stage = 2 ] || { enlist; restart; }
+    fact boot "$(up)"
+    kill -9 "$(systemctl show -P MainPID mbecguard.service)"
+    fact killed "$(soon 1 restarts) $(soon sealed daemon_says)"
+    kill -STOP "$(systemctl show -P MainPID mbecguard.service)"
+    fact watchdog "$(soon 2 restarts) $(soon sealed daemon_says)"
+    systemctl restart systemd-journald
+    systemctl kill -s HUP mbecguard.service
+    fact journald "$(unit mbecguard.service) $(soon sealed daemon_says)"
+    date -s '2001-01-01 00:00' >/dev/null
+    fact clock "$(agent status --json) $(field state) $(unit mbecguard.service)"
+    mount -t tmpfs -o size=64k full /var/cache/mbecguard
+    dd if=/dev/zero of=/var/lib/mbecguard/waste bs=1M 2>/dev/null || true
+    fact full "$(df --output=avail /var/lib/mbecguard | tail -n 1 | tr -d ' ')"
+    fact full-status "$(agent status --json) $(field state)"
+    fact full-again "$(agent lock)"
+    fact full-after "$(agent status --json) $(field state)"
+    rm /var/lib/mbecguard/waste
+    umount /var/cache/mbecguard
+    fact again "$(agent lock --json) $(field state)"
+    fact restarted "$(works systemctl restart mbecguard-lock.service) $(agent status --json) $(field state)"
+    fact removed "$(works apt-get -q remove -y mbecguard) $(guarded sealed)"
+    """,
+    {
+        "boot": "running",
+        "killed": "yes yes",
+        "watchdog": "yes yes",
+        "journald": "success active 0 yes",
+        "clock": "0 sealed success active 0",
+        "full": "0",
+        "full-status": "0 sealed",
+        "full-again": re.compile("[01]"),
+        "full-after": "0 sealed",
+        "again": "0 sealed",
+        "restarted": "done 0 sealed",
+        "removed": "done 1",
+    },
+    userland=Userland.INSTALLED,
+    slow=True,
+)
+
+REBOOTS = Scenario(
+    "reboots",
+    "ten boots in a row, each locked and confirmed",
+    WORDS
+    + f"""
+    if [ $stage = 1 ]; then
+        enlist
+        restart
+    fi
+    {LOCKED_BOOT}
+    [ $stage = 11 ] || restart
+    """,
+    _locked_boot(range(2, 12)),
+    userland=Userland.INSTALLED,
+    slow=True,
+)
+
+#: A module that the boot needs, and nobody preloaded: what the health of the boot depends on.
+NEEDY = """
+    printf '%s\\n' '[Unit]' 'Description=What this guest is for' 'Before=boot-complete.target' \\
+        'After=mbecguard-lock.service' '[Service]' 'Type=oneshot' 'RemainAfterExit=yes' \\
+        'ExecStart=modprobe wireguard' '[Install]' 'RequiredBy=boot-complete.target' >/etc/systemd/system/needy.service
+    systemctl -q enable needy.service
+"""
+#: A plan that lacks pages the kernel needs, from an agent that was tampered with.
+WRONG_PLAN = """
+    sed -i 's/^    everything = Protection.*/&\\n    plan = replace(plan, keep=plan.keep[len(plan.keep) \\/\\/ 2:])/;
+        s/^import time$/&\\nfrom dataclasses import replace/' /usr/share/mbecguard/mbecguard/lock.py
+    grep -q 'plan = replace' /usr/share/mbecguard/mbecguard/lock.py
+"""
+
+BROKEN = Scenario(
+    "broken-boots",
+    "a boot that the lock broke is not repeated: the next comes up open and says why, until somebody rearms it",
+    WORDS
+    + f"""
+    case $stage in
+    1)
+        enlist
+        {NEEDY}
+        restart
+        ;;
+    2)
+        fact frozen "$(up) $(agent status --json) $(field state)"
+        fact needy "$(unit needy.service)"
+        fact unconfirmed "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
+        restart
+        ;;
+    3)
+        fact open "$(up) $(agent status --json) $(field state)"
+        fact reason "$(field reasons)"
+        fact unit "$(unit mbecguard-lock.service)"
+        fact works "$(unit needy.service)"
+        fact daemon "$(daemon_says)"
+        systemctl -q disable needy.service
+        echo wireguard >/etc/modules-load.d/needy.conf
+        fact rearm "$(agent rearm)"
+        restart
+        ;;
+    4)
+        fact locked "$(up) $(agent status --json) $(field state) $(unit mbecguard-confirm.service)"
+        cp /usr/share/mbecguard/mbecguard/lock.py /root/lock.py
+        {WRONG_PLAN}
+        # The lab's service must not come up before the guest dies.
+        mkdir -p /etc/systemd/system/lab.service.d
+        printf '[Unit]\\nAfter=mbecguard-lock.service\\n' >/etc/systemd/system/lab.service.d/late.conf
+        restart
+        ;;
+    5)
+        fact survived "$(up) $(agent status --json) $(field state)"
+        fact survived-reason "$(field reasons)"
+        cp /root/lock.py /usr/share/mbecguard/mbecguard/lock.py
+        fact rearm-2 "$(agent rearm)"
+        restart
+        ;;
+    6)
+        fact mended "$(up) $(agent status --json) $(field state)"
+        ;;
+    esac
+    """,
+    {
+        "frozen": "degraded 0 sealed",
+        "needy": re.compile("exit-code failed 1"),
+        "unconfirmed": re.compile(".* 0"),
+        "open": "degraded 3 open",
+        "reason": re.compile(".*rearm.*|.*not confirmed.*"),
+        "unit": "exit-code failed 3",
+        "works": "success active 0",
+        "daemon": re.compile("open.*"),
+        "rearm": "0",
+        "locked": "running 0 sealed success active 0",
+        "survived": "degraded 3 open",
+        "survived-reason": re.compile(".*rearm.*|.*not confirmed.*"),
+        "rearm-2": "0",
+        "mended": "running 0 sealed",
+    },
+    userland=Userland.INSTALLED,
+    slow=True,
+)
+
+#: What the units do where nothing can be locked.
+OPEN_BOOT = """
+    [ $stage = 2 ] || { enlist; restart; }
+    fact system "$(up)"
+    fact unit "$(unit mbecguard-lock.service)"
+    fact lasted "$(lasted mbecguard-lock.service)"
+    fact confirm "$(unit mbecguard-confirm.service)"
+    fact status "$(agent status --json) $(field state)"
+    fact reason "$(field reasons)"
+    fact daemon "$(unit mbecguard.service) $(daemon_says)"
+    fact audit "$(works systemctl start mbecguard-audit.service)"
+    fact modules "$(cat /proc/sys/kernel/modules_disabled) $(works modprobe wireguard)"
+"""
+FAILED_BOOT: Expected = {
+    "system": "degraded",
+    "unit": "exit-code failed 3",
+    "lasted": SECONDS,
+    "status": "3 open",
+    "reason": re.compile(".+"),
+    "confirm": "success active 0",
+    "daemon": re.compile("success active 0 open.*"),
+    "audit": "done",
+    "modules": "0 done",
+}
+
+UNSUPPORTED = Scenario(
+    "unsupported",
+    "enabled where the host cannot: the unit fails and says why, the boot goes on",
+    WORDS + OPEN_BOOT,
+    FAILED_BOOT,
+    hosts=frozenset({Host.STOCK, Host.PLAIN}),
+    userland=Userland.INSTALLED,
+)
+HOST_OFF = Scenario(
+    "host-off",
+    "the same where the host has its protection switched off",
+    WORDS + OPEN_BOOT,
+    FAILED_BOOT,
+    userland=Userland.INSTALLED,
+    slow=True,
+    setting=Setting(kvm="mbecguard=off"),
+)
+MBEC_OFF = Scenario(
+    "mbec-off",
+    "the same where the host's CPU has no mode-based execute control",
+    WORDS + OPEN_BOOT,
+    FAILED_BOOT,
+    userland=Userland.INSTALLED,
+    slow=True,
+    setting=Setting(kvm_intel="mbec=0"),
+)
+
+SWITCHED_OFF = Scenario(
+    "switched-off",
+    "mbecguard=off on the kernel's command line wins over everything",
+    WORDS
+    + SIMULATED
+    + OPEN_BOOT
+    + """
+    fact by-hand "$(refused_by mbecguard lock --host simulator --mode enforce)"
+    """,
+    {
+        **FAILED_BOOT,
+        "system": "running",
+        "unit": "success inactive 0",
+        "by-hand": re.compile("refused: .*mbecguard=off.*"),
+    },
+    hosts=ALL_HOSTS,
+    userland=Userland.INSTALLED,
+    setting=Setting(cmdline="mbecguard=off"),
+)
+
+COUNTING = Scenario(
+    "counting",
+    "boots are counted: one that is not confirmed is followed by open ones, until somebody rearms it",
+    WORDS
+    + f"""
+    [ $stage != 1 ] || {{ {SIMULATED} enlist; }}
+    case $stage in
+    1)
+        {NEEDY}
+        sed -i 's/modprobe wireguard/false/' /etc/systemd/system/needy.service
+        restart
+        ;;
+    2)
+        fact unconfirmed "$(up) $(unit mbecguard-lock.service) $(announced BOOT_CONFIRMED)"
+        restart
+        ;;
+    3 | 4)
+        fact open-$stage "$(up) $(unit mbecguard-lock.service)"
+        fact reason-$stage "$(agent status --json) $(field reasons)"
+        fact daemon-$stage "$(daemon_says)"
+        fact journal-$stage "$(announced BOOT_NOT_LOCKED)"
+        if [ $stage = 4 ]; then
+            systemctl -q disable needy.service
+            fact rearm "$(agent rearm)"
+        fi
+        restart
+        ;;
+    5)
+        fact locked "$(up) $(unit mbecguard-lock.service) $(announced BOOT_CONFIRMED)"
+        ;;
+    esac
+    """,
+    {
+        "unconfirmed": "degraded success active 0 0",
+        "rearm": "0",
+        "locked": "running success active 0 1",
+        **same("open-3 open-4", "degraded exit-code failed 3"),
+        **same("journal-3 journal-4", "1"),
+        "reason-3": re.compile("3 .*rearm.*"),
+        "reason-4": re.compile("3 .*rearm.*"),
+        "daemon-3": re.compile("open.*"),
+        "daemon-4": re.compile("open.*"),
+    },
+    hosts=frozenset({Host.PLAIN}),
+    userland=Userland.INSTALLED,
+)
+
+SCENARIOS: tuple[Scenario, ...] = (
+    *(SERVICE, TROUBLES, REBOOTS, BROKEN, HOST_OFF, MBEC_OFF),
+    *(UNSUPPORTED, SWITCHED_OFF, COUNTING),
+)
