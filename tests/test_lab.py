@@ -16,7 +16,9 @@ STACKS = [
     pytest.param("--kernel 6.12 --cpus 2", id="host-6.12"),
     pytest.param("--kernel 7.2 --cpus 1 query malformed canary huge straddle payload seal reset", id="host-7.2"),
     pytest.param("--kernel 6.1 --cpus 1 query tools canary huge oops payload seal", id="host-6.1"),
+    pytest.param("--guest installed --kernel 6.12 --cpus 2 service", id="service-6.12"),
     pytest.param("--kvm plain --guest systemd --kernel 6.12 --cpus 2 no-host rights", id="no-kvm"),
+    pytest.param("--kvm plain --guest installed --kernel 6.12 --cpus 2", id="no-kvm-service"),
 ]
 
 

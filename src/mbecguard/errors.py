@@ -13,12 +13,20 @@ from typing import NoReturn
 class Exit(IntEnum):
     """Exit statuses of the command line; a contract with scripts and units."""
 
-    OK = 0  #: yes, locked, in order
-    ERROR = 1  #: operational error
-    USAGE = 2  #: wrong command line (argparse's own)
-    REFUSED = 3  #: a blocker or the policy says no
-    NOT_ENFORCED = 4  #: the host said yes, but denied code still ran
-    DRIFT = 5  #: audit found something that the sealed plan does not know
+    meaning: str
+
+    OK = 0, "yes, locked, in order"
+    ERROR = 1, "operational error"
+    USAGE = 2, "wrong command line"  # argparse's own
+    REFUSED = 3, "refused (a blocker, the policy, an unconfirmed boot), or not sealed"
+    NOT_ENFORCED = 4, "the host said yes, but denied code still ran; or what was locked is degraded"
+    DRIFT = 5, "audit found executable pages that the sealed plan does not know"
+
+    def __new__(cls, number: int, meaning: str = "") -> Exit:
+        """The meaning belongs to the status; manuals are made from it."""
+        status = int.__new__(cls, number)
+        status._value_, status.meaning = number, meaning
+        return status
 
 
 class UserError(Exception):

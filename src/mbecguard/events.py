@@ -6,8 +6,11 @@ People and SIEMs search for these ids: never change or reuse one.
 
 from __future__ import annotations
 
+import os
+import sys
 import syslog
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -42,6 +45,12 @@ class Event(Enum):
     RETRY = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0b", syslog.LOG_INFO, "guest still changing, attempt {attempt}")
     DRIFT = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0c", syslog.LOG_ALERT, "drift: {reason}")
     DEGRADED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0d", syslog.LOG_ALERT, "degraded: {reason}")
+    RESTORED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0e", syslog.LOG_NOTICE, "{state}, no longer: {reason}")
+    BOOT_NOT_LOCKED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0f", syslog.LOG_WARNING, "boot not locked: {reason}")
+    BOOT_CONFIRMED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a10", syslog.LOG_INFO, "boot confirmed: the next one locks again")
+    BOOT_UNCONFIRMED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a11", syslog.LOG_ERR, "boot NOT confirmed: {reason}")
+    REARMED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a12", syslog.LOG_NOTICE, "rearmed: the next boot locks again")
+    RELOAD_FAILED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a13", syslog.LOG_ERR, "settings not reloaded: {reason}")
 
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
@@ -59,14 +68,22 @@ def to_journal(event: Event, facts: dict[str, str]) -> None:
     """Send an event to the systemd journal, if there is one; facts become fields in capitals."""
     if not JOURNAL_SOCKET.exists():
         return
-    from systemd import journal
+    import systemd.journal  # not `from systemd`: mypy would take the folder of the units for it
 
     fields = {name.upper(): value for name, value in facts.items()}
     kind = event.value
-    journal.send(
+    systemd.journal.send(
         message(event, facts),
         MESSAGE_ID=kind.message_id,
         PRIORITY=kind.priority,
         SYSLOG_IDENTIFIER="mbecguard",
         **fields,
     )
+
+
+def stderr_is_journal() -> bool:
+    """Whether systemd connected stderr to the journal; what goes there would be in it twice (systemd.exec(5))."""
+    with suppress(OSError, ValueError):
+        stderr = os.fstat(sys.stderr.fileno())
+        return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
+    return False

@@ -33,6 +33,7 @@ from mbecguard.undo import UndoStack
 
 ATTEMPTS = 5  #: udev loads modules for seconds after multi-user.target
 SETTLE_SECONDS = 2.0
+NOT_LOCKED = "not locked: "  #: how the message of a lock begins that left the guest open
 PART = 4096  #: ranges; one request takes 5408
 
 
@@ -86,6 +87,11 @@ class Transaction:
         """The plan of the newest survey; of a sealed guest, the one it was sealed by."""
         assert self._plan is not None
         return self._plan
+
+    @property
+    def undone(self) -> bool:
+        """Whether a run that failed left the guest as it was, but for one-way switches."""
+        return not self._sealed and not self._undo.stuck
 
     def run(self) -> Record:
         """Lock, or complete an interrupted lock. Dies with the right exit status if that fails."""
@@ -152,6 +158,8 @@ class Transaction:
         return self._sealed
 
     def _refuse_unfit_host(self, mode: HostMode) -> None:
+        if self.mode == "off":
+            _refuse("it is switched off (lock.mode)", "`mbecguard config --show` tells where")
         if mode is HostMode.OFF:
             _refuse("the host has its protection switched off", "ask its administrator for kvm.mbecguard=enforce")
         fitting = "audit" if mode is HostMode.AUDIT else "enforce"
@@ -285,8 +293,10 @@ class Transaction:
         self._sealed = self._sealed or not self._prober.unlocked
         self._prober.run_canary(Probe.CANARY_SEALED)
         self._prober.run_neighbours(self.plan)
-        self._note()
-        self._prober.believe()
+        try:
+            self._note()
+        finally:  # a full disk must not hide what was seen
+            self._prober.believe()
         self._say(Event.SEALED, pages=str(self.plan.totals.keep_pages))
 
     def _repeat(self, equal: list[Protection]) -> None:
@@ -352,10 +362,17 @@ class Transaction:
             self._forget()
         if error.status is Exit.REFUSED:
             self._say(Event.REFUSED, reason=error.message)
-        now = "the guest is sealed, but" if self._sealed else "not locked"
+        now = "the guest is sealed, but: " if self._sealed else NOT_LOCKED
         left = f"; could not be undone: {', '.join(sorted(self._undo.stuck))}" if self._undo.stuck else ""
-        hint = error.hint or ("`mbecguard lock` again completes it" if self._sealed else "nothing is protected")
-        die(f"{now}: {error.message}{left}", hint, error.status)
+        die(f"{now}{error.message}{left}", self._advice(error), error.status)
+
+    def _advice(self, error: UserError) -> str:
+        if not self._sealed:
+            return error.hint or "nothing is protected"
+        again = "`mbecguard lock` again completes it"
+        if isinstance(error, DegradedError):
+            return error.hint or again
+        return f"{error.hint}; then {again}" if error.hint else again
 
     def _degrade(self, error: DegradedError) -> None:
         event = Event.NOT_ENFORCED if error.status is Exit.NOT_ENFORCED else Event.DEGRADED

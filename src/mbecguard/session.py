@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from mbecguard.audit.status import Status, status
+from mbecguard.audit.attempts import BootFile
+from mbecguard.audit.record import State
+from mbecguard.audit.status import Status, open_without_host, status
 from mbecguard.audit.store import Store
 from mbecguard.errors import Exit, UserError, die
 from mbecguard.events import Tell
@@ -21,11 +23,12 @@ from mbecguard.guest.source import Guest
 from mbecguard.guest.survey import survey
 from mbecguard.guest.uses import uses
 from mbecguard.host.base import Host, HostMode
-from mbecguard.lock import Transaction
+from mbecguard.lock import NOT_LOCKED, Transaction
 from mbecguard.plan.findings import Finding, finding
 from mbecguard.plan.planner import Plan, build_plan
 from mbecguard.plan.policy import from_settings
-from mbecguard.settings import Settings
+from mbecguard.settings import COMMAND_LINE, OFF, Settings
+from mbecguard.table import WORDS
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class Session:
         """The state folder."""
         return Store(self.places.state)
 
+    @property
+    def boot_file(self) -> BootFile:
+        """What the service remembers of boots."""
+        return BootFile(self.places.state)
+
     def look(self) -> Plan:
         """Survey the guest now, and plan by the policy in the settings."""
         return self.look_with_symbols()[0]
@@ -76,11 +84,16 @@ class Session:
         facts, symbols = survey(self.guest, self.places.cache)
         return build_plan(facts, from_settings(self.settings), symbols.nearest), symbols
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the host is the simulator, which protects nothing."""
+        choice = self.settings.text("lock.host")
+        return choice == "simulator" or (choice == "auto" and self.folder is not None)
+
     @cached_property
     def host(self) -> Host:
         """The host by the setting `lock.host`; the simulator is only chosen for recorded guests, or when asked for."""
-        choice = self.settings.text("lock.host")
-        if choice == "simulator" or (choice == "auto" and self.folder):
+        if self.simulated:
             return self._simulator()
         if self.folder:
             die("a recorded guest can only be locked on the simulator", "use --host simulator", Exit.REFUSED)
@@ -118,6 +131,9 @@ class Session:
     def blockers(self) -> list[Finding]:
         """What would stop a lock here: everything about the guest and the host that can be told at once."""
         findings: list[Finding] = []
+        if self._switched_off:
+            origin, advice = self._switched_off
+            findings.append(finding("switched-off", problem=origin, advice=advice))
         try:
             findings += self.look().findings
             findings += freeze_findings(self.decisions, self.knobs)
@@ -131,8 +147,22 @@ class Session:
             findings.append(finding("host-unusable", problem=error.message, advice=error.hint))
         return findings
 
+    @property
+    def _switched_off(self) -> tuple[str, str] | None:
+        """Who switched locking off, and what to do about it."""
+        if self.settings.text("lock.mode") != OFF:
+            return None
+        origin = self.settings.origin("lock.mode")
+        words = ", ".join(f"mbecguard={word}" for word in WORDS)
+        if origin.startswith(COMMAND_LINE):
+            return origin, f"boot again without that word; known are {words}"
+        return origin, "set lock.mode to enforce or audit there"
+
     def transaction(self, tell: Tell) -> Transaction:
-        """A lock that is ready to run."""
+        """A lock that is ready to run; refused where locking is switched off."""
+        if self._switched_off:
+            origin, advice = self._switched_off
+            die(f"{NOT_LOCKED}lock.mode is off ({origin})", advice, Exit.REFUSED)
         return Transaction(
             host=self.host,
             look=self.look,
@@ -145,5 +175,25 @@ class Session:
         )
 
     def status(self) -> Status:
-        """The state of this guest."""
-        return status(self.host, self.store, self.guest.boot_id)
+        """The state of this guest; of an open one also why the service did not lock it."""
+        omitted = self._omitted()
+        try:
+            host = self.host
+        except UserError as error:
+            if not omitted:
+                raise
+            found = open_without_host(error.message)
+        else:
+            found = status(host, self.store, self.guest.boot_id)
+        if found.state is not State.OPEN:
+            return found
+        others = (reason for reason in found.reasons if not any(reason in why for why in omitted))
+        return replace(found, reasons=(*others, *omitted))
+
+    def _omitted(self) -> tuple[str, ...]:
+        try:
+            omission = self.boot_file.read().omission
+        except UserError as error:
+            return (error.message,)
+        ours = omission and omission.boot_id == self.guest.boot_id
+        return (f"the service did not lock this boot: {omission.reason}",) if omission and ours else ()

@@ -1,65 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one table of settings: names, types, defaults, and what each is for.
-
-The configuration file (TOML), `--set`, and the documentation are all made from it. Keys are `section.name`.
-"""
+"""Where the values of the settings come from: defaults, files, the kernel command line, options."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import re
+import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mbecguard.errors import die
+from mbecguard.table import BY_KEY, SECTIONS, SYSTEM_FILE, SYSTEM_FOLDER, WORDS, Setting, Value
+from mbecguard.table import SETTINGS as SETTINGS
 
-Value = bool | str
+OFF = "off"  #: the word, and the value of lock.mode
+DEFAULT, COMMAND_LINE = "default", "kernel command line"
 
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting; `choices` is empty for booleans and free text."""
-
-    key: str
-    default: Value
-    help: str
-    choices: tuple[str, ...] = ()
-
-
-_KEEP = ("keep", "drop")
-_FREEZE = ("auto", "on", "off")  # auto: on, unless the guest uses what it would take away
-
-SETTINGS: tuple[Setting, ...] = (
-    Setting("policy.bpf", "keep", "BPF JIT packs, trampolines and dispatchers", _KEEP),
-    Setting("policy.ftrace", "keep", "trampolines of the function tracer that exist at the lock", _KEEP),
-    Setting("policy.kprobe", "keep", "kprobe instruction slots that exist at the lock", _KEEP),
-    Setting("policy.trampoline", "keep", "start-up code of further CPUs below 1 MiB", _KEEP),
-    Setting("policy.efi_runtime", "keep", "EFI runtime services code", _KEEP),
-    Setting("policy.kexec", "drop", "control page of a loaded kexec image", _KEEP),
-    Setting("policy.crash_kernel", "drop", "the whole crash kernel region", _KEEP),
-    Setting("policy.tight", False, "drop kept pages that hold nothing but int3"),
-    Setting("policy.deny_unexplained", False, "drop executable pages that nobody explains, instead of refusing"),
-    Setting("freeze.modules", "auto", "no new modules after the lock (kernel.modules_disabled)", _FREEZE),
-    Setting("freeze.bpf_jit", "auto", "new BPF programs are interpreted (net.core.bpf_jit_enable)", _FREEZE),
-    Setting("freeze.kexec", "auto", "no new kexec image (kernel.kexec_load_disabled)", _FREEZE),
-    Setting("freeze.ftrace", "auto", "no function tracing (kernel.ftrace_enabled)", _FREEZE),
-    Setting("freeze.kprobes", "auto", "kprobes do not fire (debugfs kprobes/enabled)", _FREEZE),
-    Setting("lock.mode", "enforce", "what the host does with a denied fetch", ("enforce", "audit")),
-    Setting("lock.host", "auto", "whom to ask", ("auto", "shim", "simulator")),
-    Setting("simulator.mbec", True, "whether the simulated CPU has mode-based execute control"),
-    Setting("simulator.mode", "enforce", "mode of the simulated host", ("enforce", "audit", "off")),
-)
-
-_BY_KEY = {setting.key: setting for setting in SETTINGS}
+_FILE_LIMIT = 1 << 20  #: bytes
+_REPAIR = "put it right as root, or remove it"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings with their values; read them by key."""
+    """All settings with their values and where each comes from; read them by key."""
 
     values: Mapping[str, Value]
+    origins: Mapping[str, str]  #: of those that are set: a file, an option, or the kernel command line
 
     def text(self, key: str) -> str:
         """Value of a setting with choices or free text."""
@@ -69,24 +39,177 @@ class Settings:
         """Value of a boolean setting."""
         return bool(self.values[key])
 
+    def number(self, key: str) -> int:
+        """Value of a number."""
+        return int(self.values[key])
 
-def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
-    """Defaults, then a TOML file, then `KEY=VALUE` overrides; unknown keys and wrong values die."""
-    values = {setting.key: setting.default for setting in SETTINGS}
+    def origin(self, key: str) -> str:
+        """Who set it: `default`, a file, an option, or the kernel command line."""
+        return self.origins.get(key, DEFAULT)
+
+    def describe(self) -> list[dict[str, Value]]:
+        """The whole table as JSON has it."""
+        return [
+            {
+                "key": setting.key,
+                "value": self.values[setting.key],
+                "origin": self.origin(setting.key),
+                "default": setting.default,
+                "values": setting.allowed,
+                "help": setting.help,
+                "risk": setting.risk,
+            }
+            for setting in SETTINGS
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One value from one place, not checked yet."""
+
+    key: str
+    value: object
+    origin: str
+
+
+def load(
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    root: Path | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Settings:
+    """Defaults, files, kernel command line, `--set KEY=VALUE`, flags: the later wins. Dies of what it does not know.
+
+    `root` is that of the running guest: only there the system's files and command line count, and files that others
+    may write are refused. `file` stands for the system's files. `flags` has KEY=VALUE by the name of an option.
+    """
     if file:
-        for key, value in _flatten(_toml(file), str(file)):
-            values[key] = _checked(key, value, str(file))
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            die(f"--set {override!r} is not KEY=VALUE", "for example --set policy.bpf=drop")
-        values[key] = _checked(key, _parsed(text), "--set")
-    return Settings(values)
+        files = _choices([file], trusted=root is not None)
+    else:
+        files = _choices(_system_files(root), trusted=True) if root else iter(())
+    words = _from_command_line(root) if root else []
+    options = [_option(text, "--set") for text in overrides]
+    options += [_option(text, flag) for flag, text in (flags or {}).items()]
+    # `off` is the way out of a guest that its own settings broke: nothing may stand above it.
+    last = [word for word in words if word.value == OFF]
+    return _merged([*files, *words, *options, *last])
+
+
+def _merged(choices: Iterable[_Choice]) -> Settings:
+    values = {setting.key: setting.default for setting in SETTINGS}
+    origins = {}
+    for choice in choices:
+        values[choice.key] = _checked(choice)
+        origins[choice.key] = choice.origin
+    return Settings(values, origins)
+
+
+def _checked(choice: _Choice) -> Value:
+    setting = _setting(choice.key, choice.origin)
+    if not setting.allows(choice.value):
+        die(
+            f"{choice.origin}: {setting.key} has to be {setting.allowed}, not {choice.value!r}",
+            f"it is for: {setting.help}",
+        )
+    assert isinstance(choice.value, bool | int | str)
+    return choice.value
+
+
+def _setting(key: str, where: str) -> Setting:
+    return BY_KEY.get(key) or die(f"{where}: unknown setting {key!r}", _nearest(key))
+
+
+def _option(text: str, origin: str) -> _Choice:
+    key, equals, value = text.partition("=")
+    if not equals:
+        die(f"{origin} {text!r} is not KEY=VALUE", f"for example {origin} policy.bpf=drop")
+    default = _setting(key, origin).default
+    if isinstance(default, bool):
+        return _Choice(key, {"true": True, "false": False}.get(value, value), origin)
+    number = isinstance(default, int) and re.fullmatch(r"[0-9]{1,18}", value)
+    return _Choice(key, int(value) if number else value, origin)
+
+
+def _from_command_line(root: Path) -> list[_Choice]:
+    """The word `mbecguard=`: `off` wins wherever it stands, as it does for the units; else the last one.
+
+    Who writes another word wants something else than usual, most likely no lock: then there is none, and it is said.
+    """
+    try:
+        line = (root / "proc/cmdline").read_text(errors="replace")
+    except OSError:
+        return []
+    # As next_arg() in lib/cmdline.c: a double quote keeps spaces together, wherever it begins.
+    words = [word.replace('"', "") for word in re.findall(r'(?:[^\s"]|"[^"]*"?)+', line)]
+    values = [word.partition("=")[2] for word in words if word.partition("=")[0] == "mbecguard"]
+    if not values:
+        return []
+    value = OFF if OFF in values else values[-1]
+    if value in WORDS:
+        return [_Choice("lock.mode", value, COMMAND_LINE)]
+    return [_Choice("lock.mode", OFF, f"{COMMAND_LINE} (unknown word mbecguard={value!r})")]
+
+
+def _system_files(root: Path) -> list[Path]:
+    file, folder = root / SYSTEM_FILE, root / SYSTEM_FOLDER
+    for parent in (file.parent, folder):
+        if _exists(parent):
+            _refuse_unsafe(parent, folder=True)
+    names = _names(folder) if _exists(folder) else []
+    further = [folder / name for name in names if name.endswith(".toml") and not name.startswith(".")]
+    return [file, *further] if _exists(file) else further
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is anything, a broken link too. Dies where nobody can tell."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        die(f"{path} cannot be read: {error.strerror}", _REPAIR)
+    return True
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        die(f"{folder} cannot be read: {error.strerror}", _REPAIR)
+
+
+def _choices(files: Iterable[Path], *, trusted: bool) -> Iterator[_Choice]:
+    for file in files:
+        name = os.fsencode(file).decode(errors="backslashreplace")
+        if trusted:
+            _refuse_unsafe(file)
+        for key, value in _flatten(_toml(file), name):
+            yield _Choice(key, value, name)
+
+
+def _refuse_unsafe(path: Path, *, folder: bool = False) -> None:
+    """Whoever may write the settings decides what the kernel may run."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        die(f"{path} cannot be read: {error.strerror}", _REPAIR)
+    right, kind = (stat.S_ISDIR, "folder") if folder else (stat.S_ISREG, "file")
+    if not right(found.st_mode):
+        die(f"{path} is not a {kind}", _REPAIR)
+    if found.st_uid not in {0, os.geteuid()}:
+        die(f"{path} belongs to another user ({found.st_uid})", f"chown root {path}")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        die(f"{path} can be written by others than its owner", f"chmod go-w {path}")
 
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        with file.open("rb") as content:
+            data = content.read(_FILE_LIMIT + 1)
+        if len(data) > _FILE_LIMIT:
+            die(f"{file} is larger than {_FILE_LIMIT >> 20} MiB", "settings fit into a few lines")
+        return tomllib.loads(data.decode())
     except OSError as error:
         die(f"{file} cannot be read: {error.strerror}", "give a TOML file that may be read")
     except (ValueError, RecursionError) as error:  # TOML, UTF-8, integers of thousands of digits
@@ -97,28 +220,14 @@ def _flatten(table: dict[str, Any], where: str) -> Iterable[tuple[str, object]]:
     for section, content in table.items():
         if not isinstance(content, dict):
             die(f"{where}: {section} is outside any section", _nearest(section))
+        if section not in SECTIONS and not content:
+            die(f"{where}: unknown section {section!r}", f"known sections: {', '.join(SECTIONS)}")
         yield from ((f"{section}.{name}", value) for name, value in content.items())
 
 
-def _parsed(text: str) -> object:
-    return {"true": True, "false": False}.get(text, text)
-
-
-def _checked(key: str, value: object, where: str) -> Value:
-    setting = _BY_KEY.get(key) or die(f"{where}: unknown setting {key!r}", _nearest(key))
-    if type(value) is not type(setting.default):
-        wanted = "true or false" if isinstance(setting.default, bool) else "a text"
-        die(f"{where}: {key} has to be {wanted}, not {value!r}", f"it is for: {setting.help}")
-    assert isinstance(value, bool | str)
-    if setting.choices and value not in setting.choices:
-        die(
-            f"{where}: {key} has to be one of {', '.join(setting.choices)}, not {value!r}",
-            f"it is for: {setting.help}",
-        )
-    return value
-
-
 def _nearest(key: str) -> str:
-    names = {name: name for name in _BY_KEY} | {name.partition(".")[2]: name for name in _BY_KEY}
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    return f"did you mean {names[close[0]]}?" if close else f"known settings: {', '.join(_BY_KEY)}"
+    """Settings of the same name in any section, else the one that is spelled most alike, with a section or without."""
+    same = [name for name in BY_KEY if name.partition(".")[2] == key.rpartition(".")[2]]
+    spelled = {name.partition(".")[2]: name for name in reversed(BY_KEY)} | {name: name for name in BY_KEY}
+    close = same or [spelled[name] for name in difflib.get_close_matches(key, spelled, n=1, cutoff=0.5)]
+    return f"did you mean {' or '.join(close)}?" if close else f"known settings: {', '.join(BY_KEY)}"

@@ -24,6 +24,7 @@ chmod 755 "$1/usr/sbin/policy-rc.d"
 chroot "$1" sh -ec '
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update
+    apt-get -qq install -y --no-install-recommends systemd-container
     apt-get -qq install -y --no-install-recommends linux-headers-$0 /packages/*.deb
     apt-get -qq clean
     modinfo -k $0 mbecguard_shim

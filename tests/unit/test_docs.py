@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from mbecguard.audit.record import State, Step
-from mbecguard.cli import _parser
+from mbecguard.cli import parser
 from mbecguard.errors import Exit
 from mbecguard.freeze import SWITCHES
 
@@ -19,7 +19,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def commands() -> set[str]:
-    (action,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (action,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     return set(action.choices)
 
 

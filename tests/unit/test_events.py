@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import string
 import sys
@@ -15,7 +16,7 @@ import pytest
 import mbecguard
 from mbecguard import events
 from mbecguard.errors import Exit, UserError, die
-from mbecguard.events import Event, message, to_journal
+from mbecguard.events import Event, message, stderr_is_journal, to_journal
 
 SOURCES = "\n".join(
     path.read_text() for path in Path(mbecguard.__file__).parent.rglob("*.py") if path.name != "events.py"
@@ -31,6 +32,13 @@ def test_message_ids_are_128_bits_and_unique() -> None:
     assert all(re.fullmatch("[0-9a-f]{32}", id_) for id_ in ids)
     assert len(set(ids)) == len(ids)
     assert len(Event.__members__) == len(list(Event))  # equal kinds would be aliases
+
+
+def test_message_ids_are_one_series_that_only_grows() -> None:
+    first = int(Event.LOCK_STARTED.value.message_id, 16)
+    assert [int(event.value.message_id, 16) - first for event in Event] == list(range(len(Event)))
+    assert Event.LOCK_STARTED.value.message_id == "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a01"
+    assert Event.DEGRADED.value.message_id == "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0d"
 
 
 @pytest.mark.parametrize("event", Event)
@@ -60,6 +68,21 @@ def test_events_go_to_the_journal_if_there_is_one(tmp_path: Path, monkeypatch: p
         "SYSLOG_IDENTIFIER": "mbecguard",
         "ATTEMPT": "2",
     }
+
+
+def test_what_systemd_writes_to_the_journal_anyway_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "stderr").open("w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        stat = os.fstat(file.fileno())
+        for stream, same in ((None, False), (f"{stat.st_dev}:{stat.st_ino}", True), (f"{stat.st_dev}:1", False)):
+            if stream:
+                monkeypatch.setenv("JOURNAL_STREAM", stream)
+            else:
+                monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+            assert stderr_is_journal() is same
+    assert not stderr_is_journal()  # it is closed
 
 
 def test_exit_statuses_are_the_contract() -> None:

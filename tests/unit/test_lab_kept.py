@@ -11,19 +11,25 @@ import pytest
 
 from tests.corpus.oracle import KERNEL_HALF, START_KERNEL_MAP, walk
 from tests.lab.helpers.kept import NOWHERE, Core, compare, frames
+from tests.plans import make_plan
 from tests.walker import NX, P, Tables, U, W
 
 VA, CANARY = 0xFFFFFFFF81000000, 0xFFFFFFFFC0005000
 TEXT, MODULE, HIDDEN, MAX = 0x1000, 0x5000, 0x77, 0x10000
 TABLES = {VA // 4096 + n: TEXT + n for n in range(512)} | {0xFFFFFFFFC0001: MODULE, CANARY // 4096: HIDDEN}
-PLAN: dict[str, Any] = {"max_pfn": MAX, "keep": [{"start": TEXT, "end": TEXT + 512}, {"start": MODULE, "end": 0x5001}]}
+KEEP = [(TEXT, TEXT + 512), (MODULE, MODULE + 1)]
 HOST = "range 0 1000 11 range 1000 1200 15 range 1200 5000 11 range 5000 5001 15 range 5001 10000 11 "
 EQUAL = dict.fromkeys(("unplanned", "no-code", "host-more", "host-less"), "0")
 SAME = {**EQUAL, "executable": "514", "canary": "executable, denied", "host-map": "whole"}
 
 
+def plan(keep: list[tuple[int, int]]) -> dict[str, Any]:
+    """As the agent's record has it."""
+    return make_plan(keep, MAX).to_json()
+
+
 def test_three_equal_accounts() -> None:
-    assert compare(TABLES, PLAN, HOST, CANARY) == SAME
+    assert compare(TABLES, plan(KEEP), HOST, CANARY) == SAME
 
 
 @pytest.mark.parametrize(
@@ -46,13 +52,12 @@ def test_three_equal_accounts() -> None:
 def test_a_planted_difference(
     tables: dict[int, int], keep: list[tuple[int, int]] | None, host: str, differences: dict[str, str]
 ) -> None:
-    plan = PLAN if keep is None else {"max_pfn": MAX, "keep": [{"start": a, "end": b} for a, b in keep]}
-    assert compare(TABLES | tables, plan, host, CANARY) == SAME | differences
+    assert compare(TABLES | tables, plan(keep or KEEP), host, CANARY) == SAME | differences
 
 
 def test_a_canary_that_the_host_lets_run() -> None:
     host = HOST.replace("range 0 1000 11", "range 0 77 11 range 77 78 15 range 78 1000 11")
-    assert compare(TABLES, PLAN, host, CANARY) == SAME | {"canary": "no witness", "host-more": "1 0x77"}
+    assert compare(TABLES, plan(KEEP), host, CANARY) == SAME | {"canary": "no witness", "host-more": "1 0x77"}
 
 
 def test_memory_by_kcore(tmp_path: Path) -> None:

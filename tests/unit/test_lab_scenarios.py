@@ -97,6 +97,7 @@ def test_a_guest_for_each_setting() -> None:
         SCENARIOS, key=lambda row: list(guests).index(row.setting)
     )
     assert all({row.setting for row in rows} == {setting} for setting, rows in guests.items())
+    assert all(len(rows) == 1 for setting, rows in guests.items() if setting.own_guest)
 
 
 def test_only_our_kvm_has_options() -> None:

@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mbecguard.errors import UserError
+from mbecguard.freeze import SWITCHES
 from mbecguard.plan.policy import CHOICES, CodeKind, Policy, from_settings
 from mbecguard.settings import SETTINGS, load
+from mbecguard.table import toml_value
 
 
 def toml(folder: Path, text: str | bytes) -> Path:
@@ -27,8 +29,18 @@ def test_the_table_is_consistent() -> None:
     for s in SETTINGS:
         assert s.key.count(".") == 1
         assert s.help
-        assert isinstance(s.default, bool) != bool(s.choices)
-        assert isinstance(s.default, bool) or s.default in s.choices
+        assert s.allows(s.default)
+        assert not s.choices or isinstance(s.default, str)
+        assert s.risk or s.key.startswith("simulator."), "who changes it has to know what can go wrong"
+
+
+def test_risks_are_told_alike() -> None:
+    by_key = {s.key: s for s in SETTINGS}
+    for choice in CHOICES.values():
+        setting = by_key[f"policy.{choice.key}"]
+        assert setting.default == "drop" or setting.risk == choice.loss
+    for switch in SWITCHES:
+        assert f"off: {switch.risk}" in by_key[switch.setting].risk
 
 
 def test_defaults() -> None:
@@ -49,6 +61,19 @@ def test_file_then_overrides(tmp_path: Path) -> None:
     assert values.text("policy.kexec") == "drop"
     assert values.text("freeze.ftrace") == "off"
     assert load(toml(tmp_path, "")).values == load().values
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 600])
+def test_numbers(tmp_path: Path, seconds: int) -> None:
+    for values in (load(None, [f"boot.settle={seconds}"]), load(toml(tmp_path, f"[boot]\nsettle = {seconds}"))):
+        assert values.number("boot.settle") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "true", "1", "/bin/sh -c 'exit 1' = é", 'a "b" \\c'])
+def test_texts(tmp_path: Path, text: str) -> None:
+    assert load(None, [f"boot.health_check={text}"]).text("boot.health_check") == text
+    file = toml(tmp_path, f"[boot]\nhealth_check = {toml_value(text)}")
+    assert load(file).text("boot.health_check") == text
 
 
 @pytest.mark.parametrize("kind", CHOICES)
@@ -73,7 +98,16 @@ def test_flags_reach_the_policy() -> None:
         ("#=1", "unknown setting '#'", "known settings: policy.bpf"),
         ("policy.bpf", "is not KEY=VALUE", "for example"),
         ("policy.bpf=perhaps", "one of keep, drop, not 'perhaps'", "BPF JIT"),
-        ("policy.bpf=true", "has to be a text, not True", "BPF JIT"),
+        ("policy.bpf=true", "one of keep, drop, not 'true'", "BPF JIT"),
+        ("lock.bpf=drop", "unknown setting 'lock.bpf'", "did you mean policy.bpf?"),
+        ("boot.mode=audit", "unknown setting 'boot.mode'", "did you mean lock.mode or simulator.mode?"),
+        ("boot.settle=-1", "a number from 0 to 600, not '-1'", "udev"),
+        ("boot.settle=601", "a number from 0 to 600, not 601", "udev"),
+        ("boot.settle=true", "a number from 0 to 600, not 'true'", "udev"),
+        ("boot.settle=٣", "a number from 0 to 600, not '٣'", "udev"),
+        ("boot.settle=" + "9" * 9999, "a number from 0 to 600", "udev"),
+        ("boot.health_check=a\nb", "a text in one line", "command line"),
+        ("boot.health_check=\udcff", "a text in one line", "command line"),
         ("policy.tight=yes", "has to be true or false, not 'yes'", "int3"),
         ("policy.bpf=drop=drop", "not 'drop=drop'", "BPF JIT"),
     ],
@@ -91,17 +125,22 @@ def test_wrong_overrides(override: str, message: str, hint: str) -> None:
         ('bpf = "drop"', "bpf is outside any section"),
         ('[policy]\nbfp = "drop"', "unknown setting 'policy.bfp'"),
         ('[polic]\nbpf = "drop"', "unknown setting 'polic.bpf'"),
-        ("[policy]\nbpf = 1", "has to be a text, not 1"),
+        ("[policy]\nbpf = 1", "one of keep, drop, not 1"),
         ("[policy]\ntight = 1", "has to be true or false, not 1"),
-        ("[policy]\nbpf = [1]", "has to be a text"),
-        ("[policy.bpf]\nx = 1", "has to be a text"),
+        ("[policy]\nbpf = [1]", "one of keep, drop, not"),
+        ("[policy.bpf]\nx = 1", "one of keep, drop, not"),
         ("[[policy]]\nx = 1", "policy is outside any section"),
+        ("[boot]\nsettle = true", "a number from 0 to 600, not True"),
+        ("[boot]\nsettle = 1.0", "a number from 0 to 600, not 1.0"),
+        ("[boot]\nhealth_check = 1", "a text in one line, not 1"),
+        ("[polici]", "unknown section 'polici'"),
         ("[policy", "is not TOML"),
+        (b"#" * (1 << 20) + b"\n", "is larger than 1 MiB"),
         (b"\xff\xfe", "is not TOML"),
         ("a = " + "[" * 20000, "is not TOML"),
         ("[policy]\nbpf = " + "9" * 5000, "is not TOML"),
     ],
-    ids=range(12),
+    ids=range(17),
 )
 def test_wrong_files(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(UserError) as caught:

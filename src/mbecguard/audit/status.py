@@ -32,6 +32,11 @@ class Status:
     schema: str = SCHEMA
 
 
+def open_without_host(*reasons: str) -> Status:
+    """Of a guest that has no host to ask, and was never locked."""
+    return Status(State.OPEN, reasons, "none", False, HostMode.UNKNOWN, 0, None, None)
+
+
 def status(host: Host, store: Store, boot_id: str) -> Status:
     """Ask the host and the store. Changes nothing; a host that does not answer makes a degraded or an open state."""
     record, journal = store.last(boot_id), store.journal(boot_id)

@@ -7,6 +7,7 @@ cut away by the next append; any other break of the chain is an error, because s
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from mbecguard.audit.record import Journal, Record
-from mbecguard.errors import die
+from mbecguard.errors import Exit, die
 from mbecguard.serial import canonical, decode, digest, encode
 
 ORIGIN = "0" * 64  #: "previous" of the first record
@@ -41,12 +42,20 @@ def _chained(previous: str, record: object) -> tuple[bytes, str]:
     return canonical({**body, "digest": link}), link
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def unwritable(path: Path, error: OSError, status: Exit = Exit.ERROR) -> NoReturn:
+    """Die because the state folder, or a file in it, cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "make room on its disk" if full else "run as root, or give --state-dir"
+    die(f"{path} cannot be written: {error.strerror}", hint, status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,7 @@ class Store:
             file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
 
     def journal(self, boot_id: str) -> Journal | None:
         """How far the last transaction of this boot came, None if it ended or there was none."""
@@ -111,6 +120,11 @@ class Store:
                 (self.folder / "journal.json").unlink(missing_ok=True)
             else:
                 replace_file(self.folder / "journal.json", canonical(encode(journal)))
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """The files; a change of what is known shows in their stamps."""
+        return self._file, self.folder / "journal.json"
 
     @property
     def _file(self) -> Path:
@@ -150,7 +164,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            die(f"{self.folder} cannot be written: {error.strerror}", "run as root, or give --state-dir")
+            unwritable(self.folder, error)
 
 
 def _holder(lock: TextIO) -> str:

@@ -13,6 +13,8 @@ from mbecguard.pages import PAGE_SHIFT
 from mbecguard.plan.findings import Finding, Severity
 from mbecguard.plan.planner import KeepRange, Plan
 from mbecguard.plan.policy import CodeKind
+from mbecguard.settings import Settings
+from mbecguard.table import SETTINGS, toml_value
 
 LEVELS = {"exec": "no new kernel code pages; kept text itself can still be overwritten (level exec)"}
 SIMULATED = "SIMULATED: the embedded host model was asked, NOTHING on this machine is protected"
@@ -93,6 +95,15 @@ class Text:
                 yield f"{label}  [{k.start:#x}, {k.end:#x}) at {k.va:#x} {k.kind} {k.owner}"
         if not drift.new:
             yield self.paint("no executable page that the sealed plan does not know", "green")
+
+    def settings(self, settings: Settings) -> Iterator[str]:
+        """Every setting: its value and where it comes from; what is not the default stands out."""
+        shown = {key: toml_value(value) for key, value in settings.values.items()}
+        keys, values = max(map(len, shown)), max(map(len, shown.values()))
+        for setting in SETTINGS:
+            changed = settings.values[setting.key] != setting.default
+            line = f"{setting.key:<{keys}}  {shown[setting.key]:<{values}}  {settings.origin(setting.key)}"
+            yield self.paint(f"* {line}", "yellow") if changed else f"  {line}"
 
     def _kept(self, plan: Plan) -> Iterator[str]:
         pages: Counter[CodeKind] = Counter()

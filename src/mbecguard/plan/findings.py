@@ -41,6 +41,7 @@ _B, _W, _I = Severity.BLOCKER, Severity.WARNING, Severity.INFO
 
 CATALOGUE: dict[str, Kind] = {
     "guest-unreadable": Kind(_B, "the guest cannot be surveyed: {problem}", "{advice}"),
+    "switched-off": Kind(_B, "locking is switched off: lock.mode is off ({problem})", "{advice}"),
     "host-unusable": Kind(_B, "the host cannot be asked: {problem}", "{advice}"),
     "unexplained-mapping": Kind(
         _B,

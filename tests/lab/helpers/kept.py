@@ -82,7 +82,7 @@ def granted(text: str, max_pfn: int) -> tuple[Frames, list[str]]:
 def compare(tables: dict[int, int], plan: dict[str, Any], host: str, canary: int) -> dict[str, str]:
     """What is to be told; `canary` is the address of the page that exists to be denied."""
     executable, keep = set(tables.values()), planned(plan)
-    allowed, problems = granted(host, plan["max_pfn"])
+    allowed, problems = granted(host, max(part["end"] for part in (*plan["keep"], *plan["deny"])))
     hidden = tables.get(canary // PAGE)
     unplanned = executable - keep - {hidden}
     return {

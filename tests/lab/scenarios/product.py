@@ -138,7 +138,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         panic_on_oops 0
         mbecguard report --format json >/run/record.json
         host run "grep range /sys/kernel/debug/kvm/[0-9]*/mbecguard" >/run/host-map
-        compare() { PYTHONPATH=/lab/agent python3 /lab/helpers/kept.py /run/record.json /run/host-map >/run/compared; }
+        compare() {
+            PYTHONPATH=/lab/agent python3 /lab/helpers/kept.py /run/record.json /run/host-map >/run/compared 2>&1 ||
+                { fact failed "$(tail -n 1 /run/compared | tr '"' ' ')"; exit 1; }
+        }
         compare
         while read -r name value; do
             fact "$name" "$value"

@@ -13,7 +13,6 @@ WORDS = """
     . /lab/product
     . /lab/service
 """
-SECONDS = re.compile("[0-9]+")
 SEALED = re.compile("sealed.*")
 #: A lock that anybody can have: the simulator protects nothing, but the service takes it for one.
 SIMULATED = """
@@ -24,12 +23,12 @@ LOCKED_BOOT = """
     fact system-$stage "$(up)"
     fact unit-$stage "$(unit mbecguard-lock.service)"
     fact status-$stage "$(agent status --json) $(field state)"
-    fact confirmed-$stage "$(unit mbecguard-confirm.service)"
+    fact confirmed-$stage "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
 """
 
 
 def _locked_boot(stages: range) -> dict[str, str]:
-    rows = {"system": "running", "unit": "success active 0", "status": "0 sealed", "confirmed": "success active 0"}
+    rows = {"system": "running", "unit": "success active 0", "status": "0 sealed", "confirmed": "success inactive 0 1"}
     return {f"{name}-{stage}": value for stage in stages for name, value in rows.items()}
 
 
@@ -57,10 +56,12 @@ SERVICE = Scenario(
         fact catalog "$(journalctl -b -x -u mbecguard-lock.service | grep -c 'Subject:\\|^-- ')"
         fact host "$(guarded sealed)"
         fact login "$(order mbecguard-lock.service systemd-user-sessions.service)"
+        fact complete "$(order mbecguard-lock.service boot-complete.target)"
         fact confirmed "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
         fact daemon "$(daemon_says)"
-        fact delay "$(lasted mbecguard-lock.service)"
+        fact delay "$(lasted mbecguard-lock.service) M instructions"
         fact analyze "$(systemd-analyze blame | grep mbecguard-lock | tr -s ' ')"
+        fact wakeups "$(wakeups 40)"
         fact memory "$(grep VmRSS "/proc/$(systemctl show -P MainPID mbecguard.service)/status" | tr -s '\\t ' ' ')"
         fact attack-after "$(t payload_run 1)"
         fact audit "$(works systemctl start mbecguard-audit.service)"
@@ -78,9 +79,11 @@ SERVICE = Scenario(
         "catalog": re.compile("[1-9][0-9]*"),
         "host": "1",
         "login": "before",
-        "confirmed": "success active 0 1",
+        "complete": "before",
+        "confirmed": "success inactive 0 1",
         "daemon": SEALED,
-        "delay": SECONDS,
+        "delay": re.compile("[0-9]+ M instructions"),
+        "wakeups": re.compile("[01]"),
         "analyze": re.compile(".*mbecguard-lock.service.*"),
         "memory": re.compile("VmRSS: [0-9]+ kB"),
         "attack-after": "died",
@@ -195,7 +198,7 @@ BROKEN = Scenario(
         restart
         ;;
     4)
-        fact locked "$(up) $(agent status --json) $(field state) $(unit mbecguard-confirm.service)"
+        fact locked "$(up) $(agent status --json) $(field state) $(announced BOOT_CONFIRMED)"
         cp /usr/share/mbecguard/mbecguard/lock.py /root/lock.py
         {WRONG_PLAN}
         # The lab's service must not come up before the guest dies.
@@ -225,7 +228,7 @@ BROKEN = Scenario(
         "works": "success active 0",
         "daemon": re.compile("open.*"),
         "rearm": "0",
-        "locked": "running 0 sealed success active 0",
+        "locked": "running 0 sealed 1",
         "survived": "degraded 3 open",
         "survived-reason": re.compile(".*rearm.*|.*not confirmed.*"),
         "rearm-2": "0",
@@ -240,22 +243,24 @@ OPEN_BOOT = """
     [ $stage = 2 ] || { enlist; restart; }
     fact system "$(up)"
     fact unit "$(unit mbecguard-lock.service)"
-    fact lasted "$(lasted mbecguard-lock.service)"
     fact confirm "$(unit mbecguard-confirm.service)"
+    fact delay "$(systemd-analyze blame | grep mbecguard-lock | tr -s ' ' || true)"
     fact status "$(agent status --json) $(field state)"
     fact reason "$(field reasons)"
     fact daemon "$(unit mbecguard.service) $(daemon_says)"
+    fact wakeups "$(wakeups 40)"
     fact audit "$(works systemctl start mbecguard-audit.service)"
     fact modules "$(cat /proc/sys/kernel/modules_disabled) $(works modprobe wireguard)"
 """
 FAILED_BOOT: Expected = {
     "system": "degraded",
     "unit": "exit-code failed 3",
-    "lasted": SECONDS,
+    "delay": re.compile(".*"),
     "status": "3 open",
     "reason": re.compile(".+"),
-    "confirm": "success active 0",
+    "confirm": "success inactive 0",
     "daemon": re.compile("success active 0 open.*"),
+    "wakeups": re.compile("[01]"),  # once a minute, for the watchdog
     "audit": "done",
     "modules": "0 done",
 }
@@ -300,6 +305,8 @@ SWITCHED_OFF = Scenario(
         **FAILED_BOOT,
         "system": "running",
         "unit": "success inactive 0",
+        "daemon": re.compile("success inactive 0 *"),
+        "wakeups": "none",
         "by-hand": re.compile("refused: .*mbecguard=off.*"),
     },
     hosts=ALL_HOSTS,
@@ -354,7 +361,39 @@ COUNTING = Scenario(
     userland=Userland.INSTALLED,
 )
 
+CONTAINER = Scenario(
+    "container",
+    "in a container of an enlisted guest the units are skipped, and a lock by hand is refused",
+    WORDS
+    + """
+    [ $stage = 2 ] || { enlist; restart; }
+    up >/dev/null
+    systemd-nspawn -q -D / --volatile=overlay -M box -b systemd.mask=lab.service >/run/box.log 2>&1 </dev/null &
+    inside() {
+        nsenter -a -t "$(machinectl show -P Leader box)" "$@"
+    }
+    fact started "$(soon 'running\\|degraded' inside systemctl is-system-running)"
+    fact virtualization "$(inside systemd-detect-virt)"
+    for unit in mbecguard-lock mbecguard-confirm mbecguard; do
+        skipped=$(inside systemctl show -P Result -P ActiveState -P ConditionResult $unit.service)
+        fact unit-$unit "$(echo "$skipped" | tr '\\n' ' ')"
+    done
+    fact failed "$(inside systemctl list-units --failed --no-legend 'mbecguard*' | wc -l)"
+    fact lock "$(refused_by inside mbecguard lock)"
+    machinectl terminate box
+    """,
+    {
+        "started": "yes",
+        "virtualization": "systemd-nspawn",
+        **same("unit-mbecguard-lock unit-mbecguard-confirm unit-mbecguard", "success inactive no "),
+        "failed": "0",
+        "lock": re.compile("refused: .+"),
+    },
+    hosts=frozenset({Host.PLAIN}),
+    userland=Userland.INSTALLED,
+)
+
 SCENARIOS: tuple[Scenario, ...] = (
     *(SERVICE, TROUBLES, REBOOTS, BROKEN, HOST_OFF, MBEC_OFF),
-    *(UNSUPPORTED, SWITCHED_OFF, COUNTING),
+    *(UNSUPPORTED, SWITCHED_OFF, COUNTING, CONTAINER),
 )

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the service does at boot: decide whether to lock, note the attempt durably, lock.
+
+An attempt that nobody confirmed means that the guest may not have survived its lock: no boot locks from then on, until
+an administrator rearms. Therefore the attempt is on the disk before anything is changed, and before the shim is loaded.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+from mbecguard.audit.attempts import REASON_LIMIT, Attempt, BootFile, Boots, Omission
+from mbecguard.audit.record import State
+from mbecguard.errors import Exit, UserError, die
+from mbecguard.events import Event, Tell
+from mbecguard.guest.tree import present
+from mbecguard.host.ioctl import DEVICE
+from mbecguard.lock import NOT_LOCKED
+from mbecguard.session import Session
+
+CONTAINER = Path("/run/systemd/container")  #: written by the systemd of a container
+SHIM = "mbecguard_shim"
+HEALTH_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What decides whether the service locks at this boot."""
+
+    mode: str  #: lock.mode, in which the kernel command line has the last word
+    origin: str  #: who set it
+    container: bool
+    boot_id: str
+    attempt: Attempt | None  #: the newest
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why the service must not lock, and what to do about it."""
+
+    reason: str
+    hint: str
+
+
+def objection(facts: Facts) -> Objection | None:
+    """None if the service may lock at this boot."""
+    if facts.mode == "off":
+        return Objection(f"it is switched off (lock.mode, by {facts.origin})", "this is the way out that was asked for")
+    if facts.container:
+        return Objection("this is a container", "the lock is for its virtual machine")
+    if not facts.boot_id:
+        return Objection("this boot has no id, so it cannot be told from the next", "mount procfs at /proc")
+    last = facts.attempt
+    if last and last.counts and last.boot_id != facts.boot_id:
+        return Objection(
+            f"boot {last.boot_id} was locked at {last.time} (kernel {last.kernel}) and never confirmed",
+            "see `journalctl --boot=-1` for what happened; `mbecguard rearm` lets the next boot lock again",
+        )
+    return None
+
+
+def prepare(settings_wait: int) -> None:
+    """Wait until udev has loaded what it will, then load the shim; a lock without it is refused with a hint."""
+    _try(["udevadm", "settle", f"--timeout={settings_wait}"])
+    if not present(DEVICE.exists):
+        _try(["modprobe", "--quiet", SHIM])
+
+
+def _try(command: list[str]) -> None:
+    with suppress(FileNotFoundError):
+        subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
+
+
+@dataclass(slots=True)
+class Service:
+    """The commands of the service, for one guest at one boot."""
+
+    session: Session
+    tell: Tell
+    prepare: Callable[[int], None] = prepare
+
+    def lock(self) -> None:
+        """Lock this boot, or complete its lock. Dies with the reason if that is not to be, or fails."""
+        with self._file.exclusive(), _stoppable():
+            if self._sealed():
+                self._complete()
+            else:
+                self._attempt()
+
+    def confirm(self) -> bool:
+        """Note that this boot is good; False if there is nothing to confirm. Dies if its health check fails."""
+        with self._file.exclusive():
+            boots = self._file.read()
+            attempt = boots.attempt
+            if not attempt or attempt.boot_id != self.session.guest.boot_id or not attempt.counts:
+                return False
+            self._check_health()
+            self._file.write(replace(boots, attempt=replace(attempt, confirmed=_now())))
+        self._say(Event.BOOT_CONFIRMED)
+        return True
+
+    def rearm(self) -> None:
+        """Forget the newest attempt, whatever the file is like."""
+        with self._file.exclusive():
+            self._file.write(Boots())
+        self._say(Event.REARMED)
+
+    def _say(self, event: Event, **facts: str) -> None:
+        with suppress(OSError):  # a dead journal decides nothing
+            self.tell(event, facts)
+
+    @property
+    def _file(self) -> BootFile:
+        return self.session.boot_file
+
+    def _sealed(self) -> bool:
+        """Whether this boot is sealed already; a host that does not answer is judged by the lock."""
+        with suppress(UserError):
+            return self.session.status().state is State.SEALED or self.session.host.query().sealed
+        return False
+
+    def _complete(self) -> None:
+        status = self.session.status()
+        if status.state is not State.SEALED or status.interrupted:
+            self.session.transaction(self.tell).run()
+
+    def _attempt(self) -> None:
+        try:
+            attempt = self._note()
+        except UserError as error:
+            self._omit(None, error)
+        self._prepare()
+        try:
+            transaction = self.session.transaction(self.tell)
+        except UserError as error:
+            self._omit(replace(attempt, ended=True), error)
+        try:
+            transaction.run()
+        except UserError as error:
+            if not transaction.undone:
+                raise
+            self._omit(replace(attempt, ended=True), error)
+
+    def _note(self) -> Attempt:
+        guest, settings = self.session.guest, self.session.settings
+        facts = Facts(
+            mode=settings.text("lock.mode"),
+            origin=settings.origin("lock.mode"),
+            container=guest.live and present(CONTAINER.exists),
+            boot_id=guest.boot_id,
+            attempt=self._file.read().attempt,
+        )
+        if no := objection(facts):
+            die(f"{NOT_LOCKED}{no.reason}", no.hint, Exit.REFUSED)
+        attempt = Attempt(guest.boot_id, _now(), guest.release, facts.mode)
+        self._file.write(Boots(attempt))
+        return attempt
+
+    def _prepare(self) -> None:
+        if self.session.guest.live:
+            self.prepare(self.session.settings.number("boot.settle"))
+            self.session = replace(self.session)  # the guest is another one with the shim
+
+    def _omit(self, ended: Attempt | None, error: UserError) -> NoReturn:
+        """Note why this boot is not locked, tell it, and die of it."""
+        reason = error.message.removeprefix(NOT_LOCKED)
+        with suppress(UserError):  # of a file that is damaged or cannot be written, nothing is lost
+            attempt = ended or self._file.read().attempt
+            self._file.write(Boots(attempt, Omission(self.session.guest.boot_id, _now(), reason[:REASON_LIMIT])))
+        self._say(Event.BOOT_NOT_LOCKED, reason=reason)
+        raise error
+
+    def _check_health(self) -> None:
+        command = self.session.settings.text("boot.health_check")
+        if command and (problem := _problem(command)):
+            reason = f"the health check {command!r} {problem}"
+            self._say(Event.BOOT_UNCONFIRMED, reason=reason)
+            die(f"this boot is not confirmed: {reason}", "the next boot will not lock", Exit.REFUSED)
+
+
+def _problem(command: str) -> str:
+    """How a command failed; empty if it did not."""
+    try:
+        status = subprocess.run(shlex.split(command), check=False, timeout=HEALTH_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        return f"took more than {HEALTH_SECONDS:.0f} s"
+    except ValueError as error:
+        return f"is no command line: {error}"
+    except OSError as error:
+        return f"cannot be run: {error.strerror}"
+    return f"ended with status {status}" if status else ""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A SIGTERM, as of a unit's time limit, ends a lock as any failure does: what can be undone is undone."""
+
+    def stop(*_: object) -> None:
+        die("the agent was told to stop (SIGTERM)", "raise the time limit of its unit")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The two files that `learn write` makes: each line with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from pathlib import Path
+
+from mbecguard.audit.store import replace_file
+from mbecguard.errors import die
+from mbecguard.learn.lessons import Late, Lessons
+
+MODULES = "etc/modules-load.d/mbecguard.conf"
+POLICY = "etc/mbecguard/mbecguard.toml.d/50-learned.toml"
+OURS = "# Written by `mbecguard learn write`, which replaces it."
+
+
+def files(lessons: Lessons, before: str = "") -> dict[str, str]:
+    """Path below the root -> content. `before`: the list of modules that is there, of which nothing is dropped.
+
+    What it made load early is not late any more, and must not be forgotten for that.
+    """
+    made = {MODULES: _modules(lessons, before), POLICY: _policy(lessons)}
+    return {path: "".join(f"{line}\n" for line in lines) for path, lines in made.items()}
+
+
+def reason(late: Late, boots: int) -> str:
+    """Why a module is wanted before the lock."""
+    verb = "refused" if late.first.refused else "loaded"
+    return f"{verb} {late.first.after:.1f} s after the lock point, {late.boots} of {boots} boots: {late.first.asker}"
+
+
+def write(root: Path, contents: dict[str, str]) -> None:
+    """Put the files in place; if one that is there is not ours, dies before anything is written."""
+    for path in contents:
+        file = root / path
+        try:
+            ours = not file.exists() or file.read_text(errors="replace").startswith(OURS)
+        except OSError as error:
+            die(f"{file} cannot be read: {error.strerror}", "run as root")
+        if not ours:
+            die(f"{file} was not written by `mbecguard learn`", "rename it; what it says stays in force under any name")
+    for path, text in contents.items():
+        file = root / path
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(file, text.encode())
+        except OSError as error:
+            die(f"{file} cannot be written: {error.strerror}", "run as root")
+
+
+def _head(lessons: Lessons) -> Iterator[str]:
+    yield OURS
+    yield f"# Of {lessons.boots} watched boots, for the {lessons.profile} lock."
+    yield from (f"# Incomplete: {remark}" for remark in lessons.remarks)
+
+
+def _modules(lessons: Lessons, before: str) -> Iterator[str]:
+    yield from _head(lessons)
+    yield "# A module that is listed once stays; remove this file to begin anew."
+    rows = dict(_rows(before)) if before.startswith(OURS) else {}
+    rows |= {late.module: f"# {reason(late, lessons.boots)}" for late in lessons.late if late.loadable}
+    for module, why in sorted(rows.items()):
+        yield why
+        yield module
+    for late in lessons.late:
+        if not late.loadable:
+            yield f"# {reason(late, lessons.boots)}"
+            yield f"# {late.module}: no module of that name is installed"
+
+
+def _rows(text: str) -> Iterator[tuple[str, str]]:
+    """Each module of a list of ours with the line before it, its reason."""
+    lines = text.split("\n")
+    return ((line, why) for why, line in pairwise(lines) if line and not line.startswith("#"))
+
+
+def _policy(lessons: Lessons) -> Iterator[str]:
+    yield from _head(lessons)
+    if not lessons.needs:
+        yield "# Nothing that this guest uses needs a setting other than the default."
+    for section, needs in groupby(lessons.needs, lambda need: need.setting.partition(".")[0]):
+        yield f"[{section}]"
+        for need in needs:
+            yield f"# {need.reason}"
+            yield f"# risk: {need.risk}"
+            yield f'{need.setting.partition(".")[2]} = "{need.value}"'
