@@ -101,20 +101,21 @@ def some(pages: Frames) -> str:
     return " ".join([str(len(pages)), *(f"{pfn:#x}" for pfn in sorted(pages)[:4])])
 
 
-def symbol(name: str) -> int:
-    """Its address."""
-    found = re.search(rf"^([0-9a-f]+) \w {name}\b", Path("/proc/kallsyms").read_text(), re.MULTILINE)
+def address(symbols: str, name: str) -> int:
+    """Of one of the kernel's symbols; `name.cold` is another."""
+    found = re.search(rf"^([0-9a-f]+) \w {name}(?:\s|$)", symbols, re.MULTILINE)
     assert found, name
     return int(found[1], 16)
 
 
 def main(record: str, host: str) -> None:
     """Tell how the three accounts differ."""
-    core = Core()
+    core, symbols = Core(), Path("/proc/kallsyms").read_text()
     levels = 5 if " la57 " in Path("/proc/cpuinfo").read_text() else 4
-    tables = frames(walk(core, core.physical(symbol("init_top_pgt")), levels, KERNEL_HALF))
+    tables = frames(walk(core, core.physical(address(symbols, "init_top_pgt")), levels, KERNEL_HALF))
     plan = json.loads(Path(record).read_text())["plan"]
-    for name, value in compare(tables, plan, Path(host).read_text(), symbol("mbecg_canary")).items():
+    told = compare(tables, plan, Path(host).read_text(), address(symbols, "mbecg_canary"))
+    for name, value in told.items():
         print(name, value)
 
 

@@ -28,7 +28,7 @@ LOCKED_BOOT = """
 
 
 def _locked_boot(stages: range) -> dict[str, str]:
-    rows = {"system": "running", "unit": "success active 0", "status": "0 sealed", "confirmed": "success inactive 0 1"}
+    rows = {"system": "running", "unit": "success 0 active", "status": "0 sealed", "confirmed": "success 0 inactive 1"}
     return {f"{name}-{stage}": value for stage in stages for name, value in rows.items()}
 
 
@@ -73,14 +73,14 @@ SERVICE = Scenario(
         "check": "0 0",
         "attack-before": "ran",
         "system": "running",
-        "unit": "success active 0",
+        "unit": "success 0 active",
         "status": "0 sealed",
         "journal": "1",
         "catalog": re.compile("[1-9][0-9]*"),
         "host": "1",
         "login": "before",
         "complete": "before",
-        "confirmed": "success inactive 0 1",
+        "confirmed": "success 0 inactive 1",
         "daemon": SEALED,
         "delay": re.compile("[0-9]+ M instructions"),
         "wakeups": re.compile("[01]"),
@@ -124,8 +124,8 @@ TROUBLES = Scenario(
         "boot": "running",
         "killed": "yes yes",
         "watchdog": "yes yes",
-        "journald": "success active 0 yes",
-        "clock": "0 sealed success active 0",
+        "journald": "success 0 active yes",
+        "clock": "0 sealed success 0 active",
         "full": "0",
         "full-status": "0 sealed",
         "full-again": re.compile("[01]"),
@@ -220,12 +220,12 @@ BROKEN = Scenario(
     """,
     {
         "frozen": "degraded 0 sealed",
-        "needy": re.compile("exit-code failed 1"),
+        "needy": re.compile("exit-code 1 failed"),
         "unconfirmed": re.compile(".* 0"),
         "open": "degraded 3 open",
         "reason": re.compile(".*rearm.*|.*not confirmed.*"),
-        "unit": "exit-code failed 3",
-        "works": "success active 0",
+        "unit": "exit-code 3 failed",
+        "works": "success 0 active",
         "daemon": re.compile("open.*"),
         "rearm": "0",
         "locked": "running 0 sealed 1",
@@ -254,12 +254,12 @@ OPEN_BOOT = """
 """
 FAILED_BOOT: Expected = {
     "system": "degraded",
-    "unit": "exit-code failed 3",
+    "unit": "exit-code 3 failed",
     "delay": re.compile(".*"),
     "status": "3 open",
     "reason": re.compile(".+"),
-    "confirm": "success inactive 0",
-    "daemon": re.compile("success active 0 open.*"),
+    "confirm": "success 0 inactive",
+    "daemon": re.compile("success 0 active open.*"),
     "wakeups": re.compile("[01]"),  # once a minute, for the watchdog
     "audit": "done",
     "modules": "0 done",
@@ -304,8 +304,8 @@ SWITCHED_OFF = Scenario(
     {
         **FAILED_BOOT,
         "system": "running",
-        "unit": "success inactive 0",
-        "daemon": re.compile("success inactive 0 *"),
+        "unit": "success 0 inactive",
+        "daemon": re.compile("success 0 inactive *"),
         "wakeups": "none",
         "by-hand": re.compile("refused: .*mbecguard=off.*"),
     },
@@ -347,10 +347,10 @@ COUNTING = Scenario(
     esac
     """,
     {
-        "unconfirmed": "degraded success active 0 0",
+        "unconfirmed": "degraded success 0 active 0",
         "rearm": "0",
-        "locked": "running success active 0 1",
-        **same("open-3 open-4", "degraded exit-code failed 3"),
+        "locked": "running success 0 active 1",
+        **same("open-3 open-4", "degraded exit-code 3 failed"),
         **same("journal-3 journal-4", "1"),
         "reason-3": re.compile("3 .*rearm.*"),
         "reason-4": re.compile("3 .*rearm.*"),
