@@ -137,8 +137,8 @@ class Service:
             attempt = self._note()
         except UserError as error:
             self._omit(None, error)
-        self._prepare()
         try:
+            self._prepare()
             transaction = self.session.transaction(self.tell)
         except UserError as error:
             self._omit(replace(attempt, ended=True), error)

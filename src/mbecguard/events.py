@@ -47,7 +47,9 @@ class Event(Enum):
     DEGRADED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0d", syslog.LOG_ALERT, "degraded: {reason}")
     RESTORED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0e", syslog.LOG_NOTICE, "{state}, no longer: {reason}")
     BOOT_NOT_LOCKED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0f", syslog.LOG_WARNING, "boot not locked: {reason}")
-    BOOT_CONFIRMED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a10", syslog.LOG_INFO, "boot confirmed: the next one locks again")
+    BOOT_CONFIRMED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a10", syslog.LOG_INFO, "boot confirmed: the next one locks again"
+    )
     BOOT_UNCONFIRMED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a11", syslog.LOG_ERR, "boot NOT confirmed: {reason}")
     REARMED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a12", syslog.LOG_NOTICE, "rearmed: the next boot locks again")
     RELOAD_FAILED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a13", syslog.LOG_ERR, "settings not reloaded: {reason}")

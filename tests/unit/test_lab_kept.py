@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.corpus.oracle import KERNEL_HALF, START_KERNEL_MAP, walk
-from tests.lab.helpers.kept import NOWHERE, Core, compare, frames
+from tests.lab.helpers.kept import NOWHERE, Core, address, compare, frames
 from tests.plans import make_plan
 from tests.walker import NX, P, Tables, U, W
 
@@ -78,3 +78,9 @@ def test_memory_by_kcore(tmp_path: Path) -> None:
     assert core.read(size, 8) == b""
     found = frames(walk(core, made.root, 4, KERNEL_HALF))
     assert found == {VA // 4096 + n: 0x200 + n for n in range(512)} | {VA // 4096 + 512: 7}
+
+
+def test_a_symbol_is_found_by_its_whole_name() -> None:
+    symbols = "ffffffffc0006000 t mbecg_canary.cold\t[shim]\nffffffffc0005000 T mbecg_canary\t[shim]\n"
+    assert address(symbols, "mbecg_canary") == CANARY
+    assert address("ffffffff81000000 T _text", "_text") == VA

@@ -155,6 +155,44 @@ REBOOTS = Scenario(
     slow=True,
 )
 
+LEARNED = Scenario(
+    "learned",
+    "what a locked guest was refused is named with who asked for it, and there after the next boot",
+    WORDS
+    + """
+    case $stage in
+    1)
+        enlist
+        systemctl -q enable mbecguard-learn.service
+        restart
+        ;;
+    2)
+        fact locked "$(up) $(agent status --json) $(field state)"
+        fact refused "$(refused_by mount -t xfs /dev/vda /mnt)"
+        fact shown "$(mbecguard learn show | grep xfs | tr -s ' ')"
+        fact written "$(agent learn write)"
+        fact listed "$(grep -v '^#' /etc/modules-load.d/mbecguard.conf | grep -c xfs)"
+        restart
+        ;;
+    3)
+        fact relocked "$(up) $(agent status --json) $(field state)"
+        fact there "$(grep -c '^xfs ' /proc/modules)"
+        ;;
+    esac
+    """,
+    {
+        "locked": "running 0 sealed",
+        "refused": re.compile("refused: .*unknown filesystem type.*"),
+        "shown": re.compile(".*mount.*fs-xfs.*"),
+        "written": "0",
+        "listed": "1",
+        "relocked": "running 0 sealed",
+        "there": "1",
+    },
+    userland=Userland.INSTALLED,
+    slow=True,
+)
+
 #: A module that the boot needs, and nobody preloaded: what the health of the boot depends on.
 NEEDY = """
     printf '%s\\n' '[Unit]' 'Description=What this guest is for' 'Before=boot-complete.target' \\
@@ -394,6 +432,6 @@ CONTAINER = Scenario(
 )
 
 SCENARIOS: tuple[Scenario, ...] = (
-    *(SERVICE, TROUBLES, REBOOTS, BROKEN, HOST_OFF, MBEC_OFF),
+    *(SERVICE, TROUBLES, LEARNED, REBOOTS, BROKEN, HOST_OFF, MBEC_OFF),
     *(UNSUPPORTED, SWITCHED_OFF, COUNTING, CONTAINER),
 )
