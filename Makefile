@@ -7,7 +7,7 @@ COVERED := src/mbecguard/plan/*,src/mbecguard/host/*,src/mbecguard/lock.py,src/m
 CACHE := $(or $(MBECGUARD_CACHE),$(HOME)/.cache/mbecguard)
 KVM := $(CACHE)/kvm-modules/READY
 
-.PHONY: demo tour test check lint bench corpus lab selftests clean setup setup-lab
+.PHONY: demo tour test check lint bench corpus lab selftests deb rpm clean setup setup-lab
 
 # The real thing: a stock guest locks itself on emulated MBEC hardware, and an attack fails that ran before.
 demo: setup-lab $(KVM)
@@ -47,6 +47,12 @@ selftests: setup-lab $(KVM)
 # Record all guests of the corpus again, from Debian packages (about 15 minutes).
 corpus: setup-lab
 	$(BIN)/python -m tests.corpus make
+
+# dist/: the packages, built in a clean Debian root.
+deb: setup-lab
+	packaging/build-debs.sh
+rpm: setup-lab
+	packaging/build-rpms.sh
 
 setup:
 	@tools/setup.sh

@@ -91,7 +91,7 @@ def steps(release: str) -> Steps:
     sources = sorted(path for path in KVM_HOST.rglob("*") if path.is_file())
     content = (part for path in sources for part in (str(path.relative_to(KVM_HOST)), path.read_bytes()))
     with alone("lab-dkms", LIMIT):
-        root = _root(release)
+        root = dkms_root(release)
         key = digest(root.name, STEPS, *content)
         folder = built(cache_dir() / f"lab-dkms-{key}", lambda scratch: _take_steps(root, release, scratch))
 
@@ -102,7 +102,7 @@ def steps(release: str) -> Steps:
     return step
 
 
-def _root(release: str) -> Path:
+def dkms_root(release: str) -> Path:
     """With what README tells to install, the stock modules, and openssl, which makes DKMS sign."""
     packages = ["dkms", "openssl", "linux-source-7.2", f"linux-headers-{release}", f"linux-modules-{release}"]
     words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", HOST_SUITE]

@@ -1,0 +1,45 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+# install.sh DESTDIR: puts the agent, its units, manual, completions and default settings, and the sources of the kernel
+# modules where a package has them. What the tables of the agent tell is generated here.
+set -eu
+root=$1
+cd "$(dirname "$0")/.."
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' src/mbecguard/__init__.py)
+
+put() { # MODE FOLDER FILE...
+	mode=$1 folder=$2
+	shift 2
+	install -D -p -m "$mode" -t "$root$folder" "$@"
+}
+
+manual() { # WHAT FILE
+	mkdir -p "$root$(dirname "$2")"
+	PYTHONPATH=src python3 -B -m mbecguard.manual "$1" >"$root$2"
+}
+
+# With the package's version, so that DKMS sees an update.
+module() { # FOLDER
+	name=$(sed -n 's/^PACKAGE_NAME="\(.*\)"$/\1/p' "$1/dkms.conf")
+	target=$root/usr/src/$name-$version
+	mkdir -p "$target"
+	tar -C "$1" --exclude=tests --exclude=.gitignore --exclude=build-in-root.sh --exclude=README.md -c . | tar -C "$target" -x --no-same-owner
+	sed -i "s/^PACKAGE_VERSION=.*/PACKAGE_VERSION=\"$version\"/" "$target/dkms.conf"
+}
+
+(cd src && find mbecguard -name '*.py') | while read -r file; do
+	put 644 "/usr/share/mbecguard/$(dirname "$file")" "src/$file"
+done
+put 755 /usr/bin packaging/mbecguard
+put 644 /usr/lib/systemd/system systemd/*.service systemd/*.timer
+put 644 /usr/lib/systemd/system-preset systemd/*.preset
+put 644 /usr/lib/systemd/catalog systemd/*.catalog
+manual man8 /usr/share/man/man8/mbecguard.8
+manual toml5 /usr/share/man/man5/mbecguard.toml.5
+manual bash /usr/share/bash-completion/completions/mbecguard
+manual zsh "${ZSH_FUNCTIONS:-/usr/share/zsh/vendor-completions}/_mbecguard"
+manual fish /usr/share/fish/vendor_completions.d/mbecguard.fish
+manual default-toml /etc/mbecguard/mbecguard.toml
+mkdir -p "$root/etc/mbecguard/mbecguard.toml.d"
+module hypercall-shim
+module kvm-host

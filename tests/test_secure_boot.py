@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The shim in guests with Secure Boot: DKMS signs it, and the stock kernel takes it, if the owner's key is known.
+
+The firmware is OVMF with Debian's key, which checks the stock kernel, and DKMS's key in `db`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbecguard import __version__
+from tests.corpus.archive import kernel
+from tests.corpus.boot import FIRMWARE
+from tests.corpus.cache import run
+from tests.corpus.skeleton import decompressed
+from tests.lab.cpio import file, packed, program
+from tests.lab.locks import alone
+from tests.lab.parts import busybox
+from tests.packages import LIMIT, build, steps_in, suite_root
+
+pytestmark = pytest.mark.lab
+
+SUITE = "trixie"
+OWNER = "6d1b3a52-2d6a-4f0e-8f8c-0d6f3c1f2a11"
+SIGNATURE = b"~Module signature appended~\n"
+REFUSED = 129  #: EKEYREJECTED
+
+#: /out gets the module as DKMS installed it, the public half of DKMS's key, and the module with a stranger's signature.
+SIGN = f"""
+must install dpkg -i /packages/mbecguard-shim-dkms_{__version__}_all.deb
+cp /var/lib/dkms/mok.pub /lib/modules/*/updates/dkms/mbecguard_shim.ko.xz /out
+xz -dc /out/mbecguard_shim.ko.xz >/tmp/shim.ko
+openssl req -new -x509 -newkey rsa:2048 -nodes -subj /CN=stranger -keyout /tmp/key -outform DER -out /tmp/cert
+/usr/lib/linux-kbuild-*/scripts/sign-file sha256 /tmp/key /tmp/cert /tmp/shim.ko /out/stranger.ko
+"""
+INIT = b"""#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t securityfs security /sys/kernel/security
+for module in unsigned stranger owner; do
+    insmod /$module.ko
+    echo told: $module $? >/dev/ttyS1
+    rmmod mbecguard_shim
+done
+echo told: lockdown $(cat /sys/kernel/security/lockdown) >/dev/ttyS1
+poweroff -f
+"""
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with mok.pub, owner.ko, stranger.ko and unsigned.ko."""
+    folder = tmp_path_factory.mktemp("signed")
+    with alone(f"packages-{SUITE}", LIMIT):
+        package = next(path for path in build("debs", folder / "debs") if path.name.startswith("mbecguard-shim-dkms"))
+        out = steps_in(suite_root(SUITE), [package], SIGN)
+    owner = decompressed((out / "mbecguard_shim.ko.xz").read_bytes())
+    for name in ("mok.pub", "stranger.ko"):
+        shutil.copy(out / name, folder)
+    (folder / "owner.ko").write_bytes(owner)
+    (folder / "unsigned.ko").write_bytes(unsigned(owner))
+    return folder
+
+
+def unsigned(module: bytes) -> bytes:
+    """Without what follows the ELF file: the signature, struct module_signature (its length comes last), the magic."""
+    assert module.endswith(SIGNATURE)
+    rest = module.removesuffix(SIGNATURE)
+    return rest[: -12 - int.from_bytes(rest[-4:], "big")]
+
+
+def told(signed: Path, folder: Path, *, secure: bool) -> dict[str, str]:
+    """What the guest says of each module, and of its lockdown."""
+    stock = kernel(SUITE)
+    modules = {f"{name}.ko": file((signed / f"{name}.ko").read_bytes()) for name in ("unsigned", "stranger", "owner")}
+    (folder / "initrd").write_bytes(packed({**busybox(), "init": program(INIT), **modules}))
+    variables = folder / "vars.fd"
+    shutil.copy(FIRMWARE / "OVMF_VARS_4M.fd", variables)
+    if secure:
+        key: list[str | Path] = [OWNER, signed / "mok.pub"]
+        words: list[str | Path] = ["--inplace", variables, "--set-pk", *key, "--add-kek", *key, "--add-db", *key]
+        run([Path(sys.executable).with_name("virt-fw-vars"), *words, "--distro-keys", "debian", "--sb"])
+    machine = "-accel tcg -cpu Skylake-Client-v1,-cx16 -m 512 -M q35,smm=on -nodefaults -no-user-config -display none"
+    machine += " -no-reboot -global driver=cfi.pflash01,property=secure,value=on"
+    command: list[str | Path] = ["qemu-system-x86_64", *machine.split(), "-kernel", stock.image]
+    command += ["-initrd", folder / "initrd", "-append", "console=ttyS0,115200 panic=-1"]
+    command += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE / 'OVMF_CODE_4M.secboot.fd'}"]
+    command += ["-drive", f"if=pflash,format=raw,unit=1,file={variables}"]
+    command += ["-serial", f"file:{folder / 'console'}", "-serial", f"file:{folder / 'told'}"]
+    run(command, limit=240)
+    # The firmware writes to all ports.
+    return dict(re.findall(r"^told: (\S+) (.*?)\r?$", (folder / "told").read_text(), re.MULTILINE))
+
+
+def test_the_owners_signature_alone_is_taken(signed: Path, tmp_path: Path) -> None:
+    result = told(signed, tmp_path, secure=True)
+    assert "secureboot: Secure boot enabled" in (tmp_path / "console").read_text()
+    assert "[integrity]" in result.pop("lockdown")
+    assert result == {"unsigned": str(REFUSED), "stranger": str(REFUSED), "owner": "0"}
+
+
+def test_without_secure_boot_each_loads(signed: Path, tmp_path: Path) -> None:
+    result = told(signed, tmp_path, secure=False)
+    assert "[none]" in result.pop("lockdown")
+    assert result == {"unsigned": "0", "stranger": "0", "owner": "0"}
