@@ -136,6 +136,7 @@ TROUBLES = Scenario(
     },
     userland=Userland.INSTALLED,
     slow=True,
+    setting=Setting(own_guest="troubles"),
 )
 
 REBOOTS = Scenario(
@@ -153,6 +154,7 @@ REBOOTS = Scenario(
     _locked_boot(range(2, 12)),
     userland=Userland.INSTALLED,
     slow=True,
+    setting=Setting(own_guest="reboots"),
 )
 
 LEARNED = Scenario(
@@ -191,6 +193,7 @@ LEARNED = Scenario(
     },
     userland=Userland.INSTALLED,
     slow=True,
+    setting=Setting(own_guest="learned"),
 )
 
 #: A module that the boot needs, and nobody preloaded: what the health of the boot depends on.
@@ -274,6 +277,7 @@ BROKEN = Scenario(
     },
     userland=Userland.INSTALLED,
     slow=True,
+    setting=Setting(own_guest="broken-boots"),
 )
 
 #: What the units do where nothing can be locked.
