@@ -61,8 +61,9 @@ def objection(facts: Facts) -> Objection | None:
     last = facts.attempt
     if last and last.counts and last.boot_id != facts.boot_id:
         return Objection(
-            f"boot {last.boot_id} was locked at {last.time} (kernel {last.kernel}) and never confirmed",
-            "see `journalctl --boot=-1` for what happened; `mbecguard rearm` lets the next boot lock again",
+            f"boot {last.boot_id} was locked at {last.time} (kernel {last.kernel}) and never confirmed; "
+            "no boot locks before `mbecguard rearm`",
+            f"see `journalctl --boot={last.boot_id.replace('-', '')}` for what happened",
         )
     return None
 

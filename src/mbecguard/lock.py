@@ -335,7 +335,12 @@ class Transaction:
         )
 
     def _open(self) -> None:
-        self.host.protect([Protection(PageRange(0, self.host.max_pfn), KEPT)])
+        try:
+            self.host.protect([Protection(PageRange(0, self.host.max_pfn), KEPT)])
+        except HostRefusedError:
+            answer = self.host.query()
+            if answer.restricted or answer.mode is HostMode.UNKNOWN:
+                raise  # else a host that refuses everything has taken nothing either
 
     def _release_modules(self) -> None:
         self.host.hold_modules(False)

@@ -99,7 +99,7 @@ def test_an_unconfirmed_boot_stops_every_later_one_until_it_is_rearmed(tmp_path:
         assert BOOTS[0] in error.message
         assert first
         assert first.time in error.message
-        assert "mbecguard rearm" in error.hint
+        assert "mbecguard rearm" in error.message
         assert untouched(boot)
         assert boot.events() == [Event.BOOT_NOT_LOCKED]
         status = boot.session.status()

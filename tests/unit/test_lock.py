@@ -702,6 +702,20 @@ def test_a_degraded_guest_that_cannot_be_opened_stays_reported(bench: Bench) -> 
     assert_recovers(bench)
 
 
+@pytest.mark.parametrize("errno", [HostErrno.PERM, HostErrno.INVALID, HostErrno.NO_HYPERCALL])
+def test_a_host_that_refuses_everything_leaves_nothing_to_undo(bench: Bench, errno: HostErrno) -> None:
+    class Refuses(WrappedHost):
+        def protect(self, request: Sequence[Protection]) -> None:
+            raise HostRefusedError(errno, "protect")
+
+    failed = bench.fails(Refuses(bench.host))
+    assert failed.status is Exit.REFUSED
+    assert "could not be undone" not in failed.message
+    assert Event.ROLLBACK_FAILED not in bench.events()
+    assert bench.status().interrupted is None
+    assert bench.lock().state is State.SEALED
+
+
 def test_what_is_undone_at_the_second_try_is_undone(bench: Bench) -> None:
     bench.plans = [make_plan(), make_plan(), MORE, make_plan()]
     host = OpensNever(bench.host)
