@@ -304,6 +304,18 @@ def test_efi_code_shared_with_a_module_is_told() -> None:
     assert "shared-frame" in ids(build_plan(replace(survey, modules=(longer,)), Policy()))
 
 
+@pytest.mark.parametrize(("name", "kept_frames"), [("mbecguard_shim", {0x4000}), ("toy", {0x4000, 0x4001})])
+def test_the_shim_s_canary_is_denied_without_a_word(name: str, kept_frames: set[int]) -> None:
+    sections = (Section(".text", 0, 0x10, 16, R), Section(".text.canary", 0, 0x1000, 4096, R))
+    addresses = {".text": MODULES + 0x900000, ".text.canary": MODULES + 0x901000}
+    shim = ModuleFacts(name, "Live", ID, addresses, ModuleImage(name, ID, sections))
+    found = (*FULL.mappings, mapping(MODULES + 0x900000, 0x4000, 2))
+    plan = build_plan(replace(FULL, modules=(MODULE, shim), mappings=found), Policy())
+    assert kept_frames == {pfn for pfn in kept(plan) if pfn in (0x4000, 0x4001)}
+    assert ids(plan) == ids(build_plan(FULL, Policy()))
+    check_form(plan, PFNS)
+
+
 def test_writable_code_is_told_where_it_lies() -> None:
     survey = replace(FULL, mappings=tuple(replace(m, writable=m.va == TEXT) for m in FULL.mappings))
     (told,) = [f for f in build_plan(survey, Policy()).findings if f.id == "writable-executable"]

@@ -238,8 +238,9 @@ class _Engine:
 
     def _report(self) -> None:
         for kind, frames in self._dropped.items():
-            choice, pages = CHOICES[kind], PageSet(frames).pages
-            self._findings.append(finding("dropped", pages=pages, kind=kind, loss=choice.loss, key=choice.key))
+            if choice := CHOICES.get(kind):
+                pages = PageSet(frames).pages
+                self._findings.append(finding("dropped", pages=pages, kind=kind, loss=choice.loss, key=choice.key))
         padding = PageSet(run for run, _ in self._kept) & self._int3
         if padding:
             self._findings.append(finding("executable-padding", pages=padding.pages))

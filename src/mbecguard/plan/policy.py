@@ -23,6 +23,7 @@ class CodeKind(StrEnum):
     EFI_RUNTIME = "efi-runtime"
     KEXEC = "kexec"
     HYPERCALL = "hypercall"
+    CANARY = "canary"  #: never kept: it exists to be denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Policy:
 
     def keeps(self, kind: CodeKind) -> bool:
         """Whether pages of that kind stay kernel-executable."""
-        return kind not in self.dropped
+        return kind is not CodeKind.CANARY and kind not in self.dropped
 
 
 def from_settings(settings: Settings) -> Policy:

@@ -8,7 +8,7 @@ wins. The planner applies the table; nothing here decides what is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mbecguard.guest.execmap import Mapping
 from mbecguard.guest.kcore import EFI_WINDOW, START_KERNEL_MAP
@@ -19,6 +19,7 @@ from mbecguard.image.sections import SectionKind
 from mbecguard.pages import LARGE_PAGES, PAGE_SHIFT, PageRange, PageSet
 from mbecguard.plan.policy import CodeKind
 
+SHIM_CANARY = ("mbecguard_shim", ".text.canary")  #: module, section: one page
 LOW_MEMORY = 1 << 20  #: the real-mode blob lies below 1 MiB
 GIGABYTE = 1 << 30
 
@@ -101,6 +102,12 @@ def _module_text(ground: Ground) -> Iterator[Claim]:
         for name, offset in text_layout(module.image).items():
             pages = PageRange.covering(base + offset, sizes[name])
             yield Claim(pages, CodeKind.MODULE_TEXT, module.name, name, promised=True)
+
+
+def _canary(ground: Ground) -> Iterator[Claim]:
+    for claim in _module_text(ground):
+        if (claim.owner, claim.section) == SHIM_CANARY:
+            yield replace(claim, kind=CodeKind.CANARY)
 
 
 def _its_thunks(ground: Ground) -> Iterator[Claim]:
@@ -196,6 +203,7 @@ class Rule:
 _K = CodeKind
 #: In order of precedence.
 RULES: tuple[Rule, ...] = (
+    Rule(_K.CANARY, _canary, "the shim's page that exists to be denied", "hypercall-shim/canary.S"),
     Rule(_K.KERNEL_TEXT, _kernel_text, "the kernel image's own text", "arch/x86/kernel/vmlinux.lds.S"),
     Rule(_K.MODULE_TEXT, _module_text, "text of a loaded module", "kernel/module/main.c layout_sections()"),
     Rule(_K.ITS_THUNK, _its_thunks, "only jumps and int3", "arch/x86/kernel/alternative.c its_init_thunk()"),

@@ -105,7 +105,7 @@ TROUBLES = Scenario(
     fact watchdog "$(soon 2 restarts) $(soon sealed daemon_says)"
     systemctl restart systemd-journald
     systemctl kill -s HUP mbecguard.service
-    fact journald "$(unit mbecguard.service) $(soon sealed daemon_says)"
+    fact journald "$(soon '^active' systemctl is-active mbecguard.service) $(soon sealed daemon_says)"
     date -s '2001-01-01 00:00' >/dev/null
     fact clock "$(agent status --json) $(field state) $(unit mbecguard.service)"
     mount -t tmpfs -o size=64k full /var/cache/mbecguard
@@ -124,7 +124,7 @@ TROUBLES = Scenario(
         "boot": "running",
         "killed": "yes yes",
         "watchdog": "yes yes",
-        "journald": "success 0 active yes",
+        "journald": "yes yes",
         "clock": "0 sealed success 0 active",
         "full": "0",
         "full-status": "0 sealed",
