@@ -249,7 +249,7 @@ BROKEN = Scenario(
         printf '[Unit]\\nAfter=mbecguard-lock.service\\n' >/etc/systemd/system/lab.service.d/late.conf
         restart
         ;;
-    5)
+    4)
         fact survived "$(up) $(agent status --json) $(field state)"
         fact survived-reason "$(field reasons)"
         cp /root/lock.py /usr/share/mbecguard/mbecguard/lock.py
@@ -374,18 +374,16 @@ COUNTING = Scenario(
         fact unconfirmed "$(up) $(unit mbecguard-lock.service) $(confirmed)"
         restart
         ;;
-    3 | 4)
-        fact open-$stage "$(up) $(unit mbecguard-lock.service)"
-        fact reason-$stage "$(agent status --json) $(field reasons)"
-        fact daemon-$stage "$(daemon_says)"
-        fact journal-$stage "$(journalctl -q -b -u mbecguard-lock.service | grep -c 'never confirmed')"
-        if [ $stage = 4 ]; then
-            systemctl -q disable needy.service
-            fact rearm "$(agent rearm)"
-        fi
+    3)
+        fact open "$(up) $(unit mbecguard-lock.service)"
+        fact reason "$(agent status --json) $(field reasons)"
+        fact daemon "$(daemon_says)"
+        fact journal "$(journalctl -q -b -u mbecguard-lock.service | grep -c 'never confirmed')"
+        systemctl -q disable needy.service
+        fact rearm "$(agent rearm)"
         restart
         ;;
-    5)
+    4)
         fact locked "$(up) $(unit mbecguard-lock.service) $(confirmed)"
         ;;
     esac
@@ -394,12 +392,10 @@ COUNTING = Scenario(
         "unconfirmed": "degraded success 0 active no",
         "rearm": "0",
         "locked": "running success 0 active yes",
-        **same("open-3 open-4", "degraded exit-code 3 failed"),
-        **same("journal-3 journal-4", "1"),
-        "reason-3": re.compile("3 .*rearm.*"),
-        "reason-4": re.compile("3 .*rearm.*"),
-        "daemon-3": re.compile("open.*"),
-        "daemon-4": re.compile("open.*"),
+        "open": "degraded exit-code 3 failed",
+        "journal": re.compile("[1-9]"),
+        "reason": re.compile("3 .*never confirmed.*rearm.*"),
+        "daemon": re.compile("open.*"),
     },
     hosts=frozenset({Host.PLAIN}),
     userland=Userland.INSTALLED,
@@ -410,9 +406,10 @@ CONTAINER = Scenario(
     "in a container of an enlisted guest the units are skipped, and a lock by hand is refused",
     WORDS
     + """
-    [ $stage = 2 ] || { enlist; restart; }
-    up >/dev/null
-    systemd-nspawn -q -D / --volatile=overlay -M box -b systemd.mask=lab.service >/run/box.log 2>&1 </dev/null &
+    enlist
+    mkdir -p /run/box/upper /run/box/work /run/box/root
+    mount -t overlay -o lowerdir=/,upperdir=/run/box/upper,workdir=/run/box/work box /run/box/root
+    systemd-nspawn -q -D /run/box/root -M box -b systemd.mask=lab.service >/run/box.log 2>&1 </dev/null &
     inside() {
         nsenter -a -t "$(machinectl show -P Leader box)" "$@"
     }
@@ -431,7 +428,7 @@ CONTAINER = Scenario(
         "started": "yes",
         "console": re.compile(".*"),
         "virtualization": "systemd-nspawn",
-        **same("unit-mbecguard-lock unit-mbecguard-confirm unit-mbecguard", "success inactive no "),
+        **same("unit-mbecguard-lock unit-mbecguard-confirm unit-mbecguard", "success inactive no"),
         "failed": "0",
         "lock": re.compile("refused: .+"),
     },
@@ -441,5 +438,5 @@ CONTAINER = Scenario(
 
 SCENARIOS: tuple[Scenario, ...] = (
     *(SERVICE, TROUBLES, LEARNED, REBOOTS, BROKEN, HOST_OFF, MBEC_OFF),
-    *(UNSUPPORTED, SWITCHED_OFF, COUNTING, CONTAINER),
+    *(UNSUPPORTED, CONTAINER, COUNTING, SWITCHED_OFF),
 )
