@@ -188,7 +188,7 @@ class Session:
         if found.state is not State.OPEN:
             return found
         others = (reason for reason in found.reasons if not any(reason in why for why in omitted))
-        return replace(found, reasons=(*others, *omitted))
+        return replace(found, reasons=(*omitted, *others))
 
     def _omitted(self) -> tuple[str, ...]:
         try:
