@@ -205,11 +205,12 @@ NEEDY = """
         'ExecStart=modprobe wireguard' '[Install]' 'RequiredBy=boot-complete.target' >/etc/systemd/system/needy.service
     systemctl -q enable needy.service
 """
-#: A plan that lacks pages the kernel needs, from an agent that was tampered with.
-WRONG_PLAN = """
-    sed -i 's/^    everything = Protection.*/&\\n    plan = replace(plan, keep=plan.keep[len(plan.keep) \\/\\/ 2:])/;
-        s/^import time$/&\\nfrom dataclasses import replace/' /usr/share/mbecguard/mbecguard/lock.py
-    grep -q 'plan = replace' /usr/share/mbecguard/mbecguard/lock.py
+#: A plan without the kernel's own text, by an agent that was tampered with.
+PLANT = """
+    cp /usr/share/mbecguard/mbecguard/lock.py /root/lock.py
+    sed -i 's/for k in plan.keep) - canary/for k in plan.keep if k.kind != "kernel-text") - canary/' \
+        /usr/share/mbecguard/mbecguard/lock.py
+    if cmp -s /root/lock.py /usr/share/mbecguard/mbecguard/lock.py; then exit 1; fi
 """
 
 BROKEN = Scenario(
@@ -242,22 +243,6 @@ BROKEN = Scenario(
         ;;
     4)
         fact locked "$(up) $(agent status --json) $(field state) $(announced BOOT_CONFIRMED)"
-        cp /usr/share/mbecguard/mbecguard/lock.py /root/lock.py
-        {WRONG_PLAN}
-        # The lab's service must not come up before the guest dies.
-        mkdir -p /etc/systemd/system/lab.service.d
-        printf '[Unit]\\nAfter=mbecguard-lock.service\\n' >/etc/systemd/system/lab.service.d/late.conf
-        restart
-        ;;
-    4)
-        fact survived "$(up) $(agent status --json) $(field state)"
-        fact survived-reason "$(field reasons)"
-        cp /root/lock.py /usr/share/mbecguard/mbecguard/lock.py
-        fact rearm-2 "$(agent rearm)"
-        restart
-        ;;
-    6)
-        fact mended "$(up) $(agent status --json) $(field state)"
         ;;
     esac
     """,
@@ -272,14 +257,47 @@ BROKEN = Scenario(
         "daemon": re.compile("open.*"),
         "rearm": "0",
         "locked": "running 0 sealed 1",
-        "survived": "degraded 3 open",
-        "survived-reason": re.compile(".*never confirmed.*rearm.*"),
-        "rearm-2": "0",
-        "mended": "running 0 sealed",
     },
     userland=Userland.INSTALLED,
     slow=True,
     setting=Setting(own_guest="broken-boots"),
+)
+
+WRONG_PLAN = Scenario(
+    "wrong-plan",
+    "a lock that kills the kernel is not repeated: the machine comes back open, says why, and may lock when mended",
+    WORDS
+    + f"""
+    case $stage in
+    1)
+        enlist
+        {PLANT}
+        # Two boots in one restart: the lab's service must not come up in the first.
+        mkdir -p /etc/systemd/system/lab.service.d
+        printf '[Unit]\\nAfter=mbecguard-lock.service\\n' >/etc/systemd/system/lab.service.d/late.conf
+        restart
+        ;;
+    2)
+        fact survived "$(up) $(agent status --json) $(field state)"
+        fact reason "$(field reasons)"
+        cp /root/lock.py /usr/share/mbecguard/mbecguard/lock.py
+        fact rearm "$(agent rearm)"
+        restart
+        ;;
+    3)
+        fact mended "$(up) $(agent status --json) $(field state)"
+        ;;
+    esac
+    """,
+    {
+        "survived": "degraded 3 open",
+        "reason": re.compile(".*never confirmed.*rearm.*"),
+        "rearm": "0",
+        "mended": "running 0 sealed",
+    },
+    userland=Userland.INSTALLED,
+    slow=True,
+    setting=Setting(own_guest="wrong-plan"),
 )
 
 #: What the units do where nothing can be locked.
@@ -437,6 +455,6 @@ CONTAINER = Scenario(
 )
 
 SCENARIOS: tuple[Scenario, ...] = (
-    *(SERVICE, TROUBLES, LEARNED, REBOOTS, BROKEN, HOST_OFF, MBEC_OFF),
+    *(SERVICE, TROUBLES, LEARNED, REBOOTS, BROKEN, WRONG_PLAN, HOST_OFF, MBEC_OFF),
     *(UNSUPPORTED, CONTAINER, COUNTING, SWITCHED_OFF),
 )
