@@ -15,6 +15,7 @@ from .locks import alone
 from .scenarios import Scenario
 
 BUILD_LIMIT = 1800.0  #: seconds to wait for another build of roots and images
+STACK_LIMIT = 3600.0  #: the same for another run of the same stack
 
 
 def _say_line(line: str) -> None:
@@ -39,7 +40,11 @@ class Progress:
 def run(stack: Stack, scenarios: list[Scenario], limit: float, progress: Callable[[str], None] | None = None) -> Run:
     """Boot the stack once; `limit` in seconds. `progress` gets the verdict port's text as it grows."""
     require_tools()
-    progress = progress or Progress()
+    with alone(f"lab-{stack}", STACK_LIMIT):  # the logs are the stack's, and the verdict is one of them
+        return _run(stack, scenarios, limit, progress or Progress())
+
+
+def _run(stack: Stack, scenarios: list[Scenario], limit: float, progress: Callable[[str], None]) -> Run:
     logs = cache_dir() / "lab-logs" / str(stack)
     if stack.host is Host.PLAIN:
         say(f"{stack}: booting under TCG, at most {limit:.0f} s")
