@@ -369,7 +369,7 @@ SWITCHED_OFF = Scenario(
         "unit": "success 0 inactive",
         "daemon": re.compile("success 0 inactive *"),
         "wakeups": "none",
-        "by-hand": re.compile("refused: .*mbecguard=off.*"),
+        "by-hand": re.compile("refused: .*off .kernel command line.*"),
     },
     hosts=ALL_HOSTS,
     userland=Userland.INSTALLED,
