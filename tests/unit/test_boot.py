@@ -502,3 +502,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     status, said, told = run("rearm", "--json")
     assert (status, json.loads(said)) == (Exit.OK, {"attempt": None, "omission": None, "schema": "mbecguard.boot/1"})
     assert told == "mbecguard: rearmed: the next boot locks again\n"
+
+
+def test_status_says_who_switched_locking_off(tmp_path: Path) -> None:
+    assert not Boot(tmp_path).session.status().reasons
+    (reason,) = Boot(tmp_path, options=("lock.mode=off",)).session.status().reasons
+    assert reason == "locking is switched off: lock.mode is off (--set)"
