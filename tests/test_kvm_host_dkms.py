@@ -7,8 +7,6 @@ All steps run once for one content of kvm-host; what they printed is kept in the
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from tests.corpus.archive import kernel, source_line
 from tests.corpus.cache import built, cache_dir, digest, run, say
 from tests.lab.layers import HOST_SUITE
 from tests.lab.locks import alone
+from tests.packages import Steps, reader
 
 pytestmark = pytest.mark.lab
 
@@ -70,17 +69,6 @@ step gone dkms status mbecguard-kvm/1
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one command came to."""
-
-    text: str
-    status: int
-
-
-Steps = Callable[[str], Step]
-
-
 @pytest.fixture(scope="module")
 def release() -> str:
     return kernel(HOST_SUITE).release
@@ -94,12 +82,7 @@ def steps(release: str) -> Steps:
         root = dkms_root(release)
         key = digest(root.name, STEPS, *content)
         folder = built(cache_dir() / f"lab-dkms-{key}", lambda scratch: _take_steps(root, release, scratch))
-
-    def step(name: str) -> Step:
-        text, _, status = (folder / name).read_text().rpartition("\n")
-        return Step(text, int(status))
-
-    return step
+    return reader(folder)
 
 
 def dkms_root(release: str) -> Path:

@@ -13,18 +13,19 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
 from mbecguard.audit.attempts import REASON_LIMIT, Attempt, BootFile, Boots, Omission
-from mbecguard.audit.record import State
+from mbecguard.audit.record import State, now
+from mbecguard.audit.status import Status
 from mbecguard.errors import Exit, UserError, die
 from mbecguard.events import Event, Tell
 from mbecguard.guest.tree import present
 from mbecguard.host.ioctl import DEVICE
 from mbecguard.lock import NOT_LOCKED
 from mbecguard.session import Session
+from mbecguard.settings import OFF
 
 CONTAINER = Path("/run/systemd/container")  #: written by the systemd of a container
 SHIM = "mbecguard_shim"
@@ -52,7 +53,7 @@ class Objection:
 
 def objection(facts: Facts) -> Objection | None:
     """None if the service may lock at this boot."""
-    if facts.mode == "off":
+    if facts.mode == OFF:
         return Objection(f"it is switched off (lock.mode, by {facts.origin})", "this is the way out that was asked for")
     if facts.container:
         return Objection("this is a container", "the lock is for its virtual machine")
@@ -91,10 +92,11 @@ class Service:
     def lock(self) -> None:
         """Lock this boot, or complete its lock. Dies with the reason if that is not to be, or fails."""
         with self._file.exclusive(), _stoppable():
-            if self._sealed():
-                self._complete()
-            else:
+            sealed = self._sealed()
+            if not sealed:
                 self._attempt()
+            elif sealed.state is not State.SEALED or sealed.interrupted:
+                self.session.transaction(self.tell).run()
 
     def confirm(self) -> bool:
         """Note that this boot is good; False if there is nothing to confirm. Dies if its health check fails."""
@@ -104,7 +106,7 @@ class Service:
             if not attempt or attempt.boot_id != self.session.guest.boot_id or not attempt.counts:
                 return False
             self._check_health()
-            self._file.write(replace(boots, attempt=replace(attempt, confirmed=_now())))
+            self._file.write(replace(boots, attempt=replace(attempt, confirmed=now())))
         self._say(Event.BOOT_CONFIRMED)
         return True
 
@@ -122,16 +124,13 @@ class Service:
     def _file(self) -> BootFile:
         return self.session.boot_file
 
-    def _sealed(self) -> bool:
-        """Whether this boot is sealed already; a host that does not answer is judged by the lock."""
+    def _sealed(self) -> Status | None:
+        """The status of a boot that is sealed already; a host that does not answer is judged by the lock."""
         with suppress(UserError):
-            return self.session.status().state is State.SEALED or self.session.host.query().sealed
-        return False
-
-    def _complete(self) -> None:
-        status = self.session.status()
-        if status.state is not State.SEALED or status.interrupted:
-            self.session.transaction(self.tell).run()
+            status = self.session.status()
+            if status.state is State.SEALED or self.session.host.query().sealed:
+                return status
+        return None
 
     def _attempt(self) -> None:
         try:
@@ -161,7 +160,7 @@ class Service:
         )
         if no := objection(facts):
             die(f"{NOT_LOCKED}{no.reason}", no.hint, Exit.REFUSED)
-        attempt = Attempt(guest.boot_id, _now(), guest.release, facts.mode)
+        attempt = Attempt(guest.boot_id, now(), guest.release, facts.mode)
         self._file.write(Boots(attempt))
         return attempt
 
@@ -175,7 +174,7 @@ class Service:
         reason = error.message.removeprefix(NOT_LOCKED)
         with suppress(UserError):  # of a file that is damaged or cannot be written, nothing is lost
             attempt = ended or self._file.read().attempt
-            self._file.write(Boots(attempt, Omission(self.session.guest.boot_id, _now(), reason[:REASON_LIMIT])))
+            self._file.write(Boots(attempt, Omission(self.session.guest.boot_id, now(), reason[:REASON_LIMIT])))
         self._say(Event.BOOT_NOT_LOCKED, reason=reason)
         raise error
 
@@ -212,7 +211,3 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

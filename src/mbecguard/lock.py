@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import NoReturn
 
 from mbecguard import __version__
-from mbecguard.audit.record import Journal, Probe, Record, State, Step
+from mbecguard.audit.record import Journal, Probe, Record, State, Step, now
 from mbecguard.audit.status import UNPROVEN, drift, observe
 from mbecguard.audit.store import Store
 from mbecguard.errors import Exit, UserError, die
@@ -319,7 +318,7 @@ class Transaction:
 
     def _record(self, state: State, reasons: tuple[str, ...]) -> Record:
         return Record(
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            time=now(),
             boot_id=self.boot_id,
             agent=__version__,
             host=self.host.name,

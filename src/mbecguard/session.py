@@ -177,8 +177,8 @@ class Session:
     def status(self) -> Status:
         """The state of this guest; of an open one also why the service did not lock it."""
         omitted = self._omitted()
-        if self._switched_off:
-            omitted = (f"locking is switched off: lock.mode is off ({self._switched_off[0]})", *omitted)
+        if off := self._switched_off:
+            omitted = (f"locking is switched off: lock.mode is off ({off[0]})", *omitted)
         try:
             host = self.host
         except UserError as error:

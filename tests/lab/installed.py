@@ -11,10 +11,8 @@ from tests.corpus import guests
 from tests.corpus.archive import Kernel, source_line
 from tests.corpus.cache import built, cache_dir, digest, run
 from tests.corpus.roots import make_image, userland
+from tests.packages import build
 
-from .parts import HERE
-
-PROJECT = HERE.parents[1]
 PACKAGES = ("mbecguard", "mbecguard-shim-dkms")
 #: DKMS and objtool want /proc; the mount goes away with the shell's namespace. Nothing may be started in a root.
 INSTALL = """
@@ -45,8 +43,9 @@ def packages() -> list[Path]:
     """The guest's packages, built from this checkout."""
     out = cache_dir() / "lab-packages"
     shutil.rmtree(out, ignore_errors=True)
-    run([PROJECT / "packaging/build-debs.sh", out], limit=1800)
-    found = [deb for name in PACKAGES for deb in out.glob(f"{name}_*_all.deb")]
+    found = [
+        file for file in build("debs", out) if file.name.endswith("_all.deb") and file.name.split("_")[0] in PACKAGES
+    ]
     if len(found) != len(PACKAGES):
         die(f"packaging/build-debs.sh left {len(found)} of {len(PACKAGES)} packages", hint=f"see {out}")
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.corpus.cache import say
 
 from .bochs import Run
-from .guestimage import disk, qemu_command
+from .guestimage import qemu_command
 from .layers import Stack
 from .parts import HERE
 from .scenarios import Scenario, Setting, by_setting
@@ -31,6 +31,7 @@ def boot(
     stack: Stack,
     scenarios: list[Scenario],
     initrd: bytes,
+    disk: Path | None,
     logs: Path,
     limit: float,
     progress: Callable[[str], None],
@@ -46,14 +47,13 @@ def boot(
             work = Path(scratch)
             (work / "initrd").write_bytes(initrd)
             (work / "queue").write_text("".join(f"{scenario.name}\n" for scenario in rows))
-            command = _command(stack, setting, work, logs)
+            command = _command(stack, setting, disk, work, logs)
             ended = ended and _run(command, logs / "qemu.log", port, started + limit, progress)
     say(f"logs: {logs}")
     return Run(port.read_text(errors="replace"), time.monotonic() - started, 0, ended, logs)
 
 
-def _command(stack: Stack, setting: Setting, work: Path, logs: Path) -> list[str]:
-    root = disk(stack)
+def _command(stack: Stack, setting: Setting, disk: Path | None, work: Path, logs: Path) -> list[str]:
     qemu = qemu_command(
         replace(stack, memory_mib=setting.memory_mib or stack.memory_mib),
         MACHINE,
@@ -61,7 +61,7 @@ def _command(stack: Stack, setting: Setting, work: Path, logs: Path) -> list[str
         folder=str(work),
         console=f"file,append=on,path={logs / 'l2.log'}",
         kernel=str(stack.guest().image),
-        disk=str(root) if root else None,
+        disk=str(disk) if disk else None,
         cmdline=setting.cmdline,
     )
     agent = [HERE / "host/agent", work / "guest", logs / "verdict.log", work / "queue", stack.silence * SLOWER]

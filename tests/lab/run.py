@@ -49,8 +49,8 @@ def _run(stack: Stack, scenarios: list[Scenario], limit: float, progress: Callab
     if stack.host is Host.PLAIN:
         say(f"{stack}: booting under TCG, at most {limit:.0f} s")
         with alone("lab-build", BUILD_LIMIT):
-            initrd = guestimage.initrd(stack, scenarios)
-        return plain.boot(stack, scenarios, initrd, logs, limit, progress)
+            initrd, disk = guestimage.initrd(stack, scenarios), guestimage.disk(stack)
+        return plain.boot(stack, scenarios, initrd, disk, logs, limit, progress)
     with alone("lab-build", BUILD_LIMIT):
         cd, disk = boot_cd(stack, scenarios), guestimage.disk(stack)
     say(f"{stack}: booting, at most {limit:.0f} s")

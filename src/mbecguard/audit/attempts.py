@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mbecguard.audit.record import expect_schema
 from mbecguard.audit.store import replace_file, sync_folder, unwritable
 from mbecguard.errors import Exit, die
 from mbecguard.serial import canonical, decode, encode
@@ -59,8 +60,7 @@ class Boots:
     schema: str = SCHEMA
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ValueError(f"schema {self.schema!r} is not {SCHEMA!r}")
+        expect_schema(self.schema, SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)

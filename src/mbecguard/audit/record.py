@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from mbecguard.host.base import Outcome
@@ -102,7 +103,7 @@ class Record:
     schema: str = RECORD_SCHEMA
 
     def __post_init__(self) -> None:
-        _expect(self.schema, RECORD_SCHEMA)
+        expect_schema(self.schema, RECORD_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +118,15 @@ class Journal:
     schema: str = JOURNAL_SCHEMA
 
     def __post_init__(self) -> None:
-        _expect(self.schema, JOURNAL_SCHEMA)
+        expect_schema(self.schema, JOURNAL_SCHEMA)
 
 
-def _expect(schema: str, ours: str) -> None:
+def expect_schema(schema: str, ours: str) -> None:
+    """ValueError unless what was read back is of the version that is written."""
     if schema != ours:
         raise ValueError(f"schema {schema!r} is not {ours!r}")
+
+
+def now() -> str:
+    """The time as records have it: UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

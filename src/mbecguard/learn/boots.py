@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
+from mbecguard.audit.record import expect_schema, now
 from mbecguard.audit.store import replace_file
 from mbecguard.errors import die
 from mbecguard.guest.procfs import Kallsyms, parse_modules
@@ -70,8 +70,7 @@ class Boot:
     schema: str = SCHEMA
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ValueError(f"schema {self.schema!r} is not {SCHEMA!r}")
+        expect_schema(self.schema, SCHEMA)
 
 
 def harvest(guest: Guest, show: Callable[[], str]) -> Boot:
@@ -82,7 +81,7 @@ def harvest(guest: Guest, show: Callable[[], str]) -> Boot:
     return Boot(
         boot_id=guest.boot_id,
         release=guest.release,
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        time=now(),
         watched=trace.watched,
         points=points,
         locked=(tree.text("proc/sys/kernel/modules_disabled") or "").strip() == "1",
