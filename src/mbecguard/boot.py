@@ -23,6 +23,7 @@ from mbecguard.errors import Exit, UserError, die
 from mbecguard.events import Event, Tell
 from mbecguard.guest.tree import present
 from mbecguard.host.ioctl import DEVICE
+from mbecguard.learn.files import MODULES
 from mbecguard.lock import NOT_LOCKED
 from mbecguard.session import Session
 from mbecguard.settings import OFF
@@ -41,6 +42,7 @@ class Facts:
     container: bool
     boot_id: str
     attempt: Attempt | None  #: the newest
+    unlisted: bool = False  #: the lock is an early one, and nothing says what to load before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,11 @@ def objection(facts: Facts) -> Objection | None:
         return Objection("this is a container", "the lock is for its virtual machine")
     if not facts.boot_id:
         return Objection("this boot has no id, so it cannot be told from the next", "mount procfs at /proc")
+    if facts.unlisted:
+        return Objection(
+            f"/{MODULES} does not say what this guest needs before an early lock",
+            "`mbecguard learn write --profile early` makes it, of the boots that `mbecguard-learn.service` watched",
+        )
     last = facts.attempt
     if last and last.counts and last.boot_id != facts.boot_id:
         return Objection(
@@ -88,6 +95,7 @@ class Service:
     session: Session
     tell: Tell
     prepare: Callable[[int], None] = prepare
+    early: bool = False  #: before ordinary services: only if a list says what they will need
 
     def lock(self) -> None:
         """Lock this boot, or complete its lock. Dies with the reason if that is not to be, or fails."""
@@ -157,6 +165,7 @@ class Service:
             container=guest.live and present(CONTAINER.exists),
             boot_id=guest.boot_id,
             attempt=self._file.read().attempt,
+            unlisted=self.early and not guest.tree.text(MODULES),
         )
         if no := objection(facts):
             die(f"{NOT_LOCKED}{no.reason}", no.hint, Exit.REFUSED)

@@ -90,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
         "audit", commands.audit, "survey again, and compare with the sealed plan: exit 5 if new code is found", planning
     )
     boot = add("boot", commands.boot, "what the service does at boot: lock, unless the last lock was not confirmed")
-    boot.add_argument("--confirm", action="store_true", help="note that this boot is good: the next one may lock")
+    when = boot.add_mutually_exclusive_group()
+    when.add_argument("--confirm", action="store_true", help="note that this boot is good: the next one may lock")
+    when.add_argument("--early", action="store_true", help="lock only if `learn write` has listed what to load before")
     add("rearm", commands.rearm, "forget the unconfirmed boot: the next boot locks again")
     add("daemon", commands.daemon, "watch this guest, and tell what changes")
     report = add("report", commands.report, "the newest lock: state, evidence, plan")

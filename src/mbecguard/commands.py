@@ -80,7 +80,7 @@ def audit(options: argparse.Namespace, session: Session) -> Exit:
 def boot(options: argparse.Namespace, session: Session) -> Exit:
     from mbecguard.boot import Service
 
-    service = Service(session, _teller(session))
+    service = Service(session, _teller(session), early=options.early)
     if options.confirm:
         nothing = "nothing to confirm: the service did not lock this boot, or it is confirmed already"
         return _remembered([] if service.confirm() else [nothing], options, session)

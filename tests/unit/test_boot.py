@@ -24,6 +24,7 @@ from mbecguard.errors import Exit, UserError
 from mbecguard.events import Event
 from mbecguard.host.base import HostMode, Outcome
 from mbecguard.host.simulator import SimulatedHost
+from mbecguard.learn.files import MODULES
 from tests.lockbench import BEFORE, ONE_WAY, Bench, GuestKnobs, WrappedHost
 from tests.plans import BLOCKER, make_plan
 from tests.servicebench import BOOTS, KERNEL, Boot
@@ -62,6 +63,7 @@ def untouched(boot: Boot) -> bool:
         (replace(FACTS, mode="off", origin="kernel command line"), "switched off (lock.mode, by kernel command line)"),
         (replace(FACTS, container=True), "container"),
         (replace(FACTS, boot_id=""), "no id"),
+        (replace(FACTS, unlisted=True), "does not say what this guest needs before an early lock"),
     ],
 )
 def test_the_decision(facts: Facts, reason: str | None) -> None:
@@ -110,6 +112,18 @@ def test_an_unconfirmed_boot_stops_every_later_one_until_it_is_rearmed(tmp_path:
     Boot(tmp_path, 2).service.rearm()
     boot = Boot(tmp_path, 3)
     boot.service.lock()
+    assert locked(boot)
+
+
+def test_an_early_lock_wants_a_list_of_what_to_load_before(tmp_path: Path) -> None:
+    boot = Boot(tmp_path)
+    error = fails(replace(boot.service, early=True).lock)
+    assert (error.status, "--profile early" in (error.hint or "")) == (Exit.REFUSED, True)
+    assert untouched(boot)
+    assert any(MODULES in reason for reason in boot.session.status().reasons)
+    (boot.bench.folder / "root" / MODULES).parent.mkdir(parents=True)
+    (boot.bench.folder / "root" / MODULES).write_text("xfs\n")
+    replace(Boot(tmp_path).service, early=True).lock()
     assert locked(boot)
 
 

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from mbecguard.errors import die
 
 from ..layers import Host, Userland
-from . import attacks, calls, costs, faults, hostile, product, seals, service, settings, trouble
+from . import attacks, boots, calls, costs, faults, hostile, product, seals, service, settings, trouble
 from .scenario import Scenario, Setting
 
 __all__ = ["SCENARIOS", "Scenario", "Setting", "by_setting", "find"]
 
 SCENARIOS: tuple[Scenario, ...] = tuple(
     row
-    for table in (calls, faults, attacks, seals, hostile, settings, costs, trouble, product, service)
+    for table in (calls, faults, attacks, seals, hostile, settings, costs, trouble, product, service, boots)
     for row in table.SCENARIOS
 )
 

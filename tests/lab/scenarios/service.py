@@ -19,19 +19,6 @@ SIMULATED = """
     mkdir -p /etc/mbecguard/mbecguard.toml.d
     printf '[lock]\\nhost = "simulator"\\n' >/etc/mbecguard/mbecguard.toml.d/10-lab.toml
 """
-LOCKED_BOOT = """
-    fact system-$stage "$(up)"
-    fact unit-$stage "$(unit mbecguard-lock.service)"
-    fact status-$stage "$(agent status --json) $(field state)"
-    fact confirmed-$stage "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
-"""
-
-
-def _locked_boot(stages: range) -> dict[str, str]:
-    rows = {"system": "running", "unit": "success 0 active", "status": "0 sealed", "confirmed": "success 0 inactive 1"}
-    return {f"{name}-{stage}": value for stage in stages for name, value in rows.items()}
-
-
 SERVICE = Scenario(
     "service",
     "installed by apt, nothing runs; enabled, the guest is locked before the first login, and stays so",
@@ -141,165 +128,6 @@ TROUBLES = Scenario(
     setting=Setting(own_guest="troubles"),
 )
 
-REBOOTS = Scenario(
-    "reboots",
-    "ten boots in a row, each locked and confirmed",
-    WORDS
-    + f"""
-    if [ $stage = 1 ]; then
-        enlist
-        restart
-    fi
-    {LOCKED_BOOT}
-    [ $stage = 11 ] || restart
-    """,
-    _locked_boot(range(2, 12)),
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="reboots"),
-)
-
-LEARNED = Scenario(
-    "learned",
-    "what a locked guest was refused is named with who asked for it, and there after the next boot",
-    WORDS
-    + """
-    case $stage in
-    1)
-        enlist
-        systemctl -q enable mbecguard-learn.service
-        restart
-        ;;
-    2)
-        fact locked "$(up) $(agent status --json) $(field state)"
-        fact refused "$(refused_by mount -t xfs /dev/vda /mnt)"
-        fact shown "$(mbecguard learn show | grep xfs | tr -s ' ')"
-        fact written "$(agent learn write)"
-        fact listed "$(grep -v '^#' /etc/modules-load.d/mbecguard.conf | grep -c xfs)"
-        restart
-        ;;
-    3)
-        fact relocked "$(up) $(agent status --json) $(field state)"
-        fact there "$(grep -c '^xfs ' /proc/modules)"
-        ;;
-    esac
-    """,
-    {
-        "locked": "running 0 sealed",
-        "refused": re.compile("refused: .*unknown filesystem type.*"),
-        "shown": re.compile(".*mount.*fs-xfs.*"),
-        "written": "0",
-        "listed": "1",
-        "relocked": "running 0 sealed",
-        "there": "1",
-    },
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="learned"),
-)
-
-#: A module that the boot needs, and nobody preloaded: what the health of the boot depends on.
-NEEDY = """
-    printf '%s\\n' '[Unit]' 'Description=What this guest is for' 'Before=boot-complete.target' \\
-        'After=mbecguard-lock.service' '[Service]' 'Type=oneshot' 'RemainAfterExit=yes' \\
-        'ExecStart=modprobe wireguard' '[Install]' 'RequiredBy=boot-complete.target' >/etc/systemd/system/needy.service
-    systemctl -q enable needy.service
-"""
-#: A plan without the kernel's own text, by an agent that was tampered with.
-PLANT = """
-    cp /usr/share/mbecguard/mbecguard/lock.py /root/lock.py
-    sed -i 's/for k in plan.keep) - canary/for k in plan.keep if k.kind != "kernel-text") - canary/' \
-        /usr/share/mbecguard/mbecguard/lock.py
-    if cmp -s /root/lock.py /usr/share/mbecguard/mbecguard/lock.py; then exit 1; fi
-"""
-
-BROKEN = Scenario(
-    "broken-boots",
-    "a boot that the lock broke is not repeated: the next comes up open and says why, until somebody rearms it",
-    WORDS
-    + f"""
-    case $stage in
-    1)
-        enlist
-        {NEEDY}
-        restart
-        ;;
-    2)
-        fact frozen "$(up) $(agent status --json) $(field state)"
-        fact needy "$(unit needy.service)"
-        fact unconfirmed "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
-        restart
-        ;;
-    3)
-        fact open "$(up) $(agent status --json) $(field state)"
-        fact reason "$(field reasons)"
-        fact unit "$(unit mbecguard-lock.service)"
-        fact works "$(unit needy.service)"
-        fact daemon "$(daemon_says)"
-        systemctl -q disable needy.service
-        echo wireguard >/etc/modules-load.d/needy.conf
-        fact rearm "$(agent rearm)"
-        restart
-        ;;
-    4)
-        fact locked "$(up) $(agent status --json) $(field state) $(announced BOOT_CONFIRMED)"
-        ;;
-    esac
-    """,
-    {
-        "frozen": "degraded 0 sealed",
-        "needy": re.compile("exit-code 1 failed"),
-        "unconfirmed": re.compile(".* 0"),
-        "open": "degraded 3 open",
-        "reason": re.compile(".*never confirmed.*rearm.*"),
-        "unit": "exit-code 3 failed",
-        "works": "success 0 active",
-        "daemon": re.compile("open.*"),
-        "rearm": "0",
-        "locked": "running 0 sealed 1",
-    },
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="broken-boots"),
-)
-
-WRONG_PLAN = Scenario(
-    "wrong-plan",
-    "a lock that kills the kernel is not repeated: the machine comes back open, says why, and may lock when mended",
-    WORDS
-    + f"""
-    case $stage in
-    1)
-        enlist
-        {PLANT}
-        # Two boots in one restart: the lab's service must not come up in the first.
-        mkdir -p /etc/systemd/system/lab.service.d
-        printf '[Unit]\\nAfter=mbecguard-lock.service\\n' >/etc/systemd/system/lab.service.d/late.conf
-        restart
-        ;;
-    2)
-        fact survived "$(up) $(agent status --json) $(field state)"
-        fact reason "$(field reasons)"
-        cp /root/lock.py /usr/share/mbecguard/mbecguard/lock.py
-        fact rearm "$(agent rearm)"
-        restart
-        ;;
-    3)
-        fact mended "$(up) $(agent status --json) $(field state)"
-        ;;
-    esac
-    """,
-    {
-        "survived": "degraded 3 open",
-        "reason": re.compile(".*never confirmed.*rearm.*"),
-        "rearm": "0",
-        "mended": "running 0 sealed",
-    },
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="wrong-plan"),
-)
-
 #: What the units do where nothing can be locked.
 OPEN_BOOT = """
     [ $stage = 2 ] || { enlist; restart; }
@@ -376,49 +204,6 @@ SWITCHED_OFF = Scenario(
     setting=Setting(cmdline="mbecguard=off"),
 )
 
-COUNTING = Scenario(
-    "counting",
-    "boots are counted: one that is not confirmed is followed by open ones, until somebody rearms it",
-    WORDS
-    + f"""
-    [ $stage != 1 ] || {{ {SIMULATED} enlist; }}
-    case $stage in
-    1)
-        {NEEDY}
-        sed -i 's/modprobe wireguard/false/' /etc/systemd/system/needy.service
-        restart
-        ;;
-    2)
-        fact unconfirmed "$(up) $(unit mbecguard-lock.service) $(confirmed)"
-        restart
-        ;;
-    3)
-        fact open "$(up) $(unit mbecguard-lock.service)"
-        fact reason "$(agent status --json) $(field reasons)"
-        fact daemon "$(daemon_says)"
-        fact journal "$(journalctl -q -b -u mbecguard-lock.service | grep -c 'never confirmed')"
-        systemctl -q disable needy.service
-        fact rearm "$(agent rearm)"
-        restart
-        ;;
-    4)
-        fact locked "$(up) $(unit mbecguard-lock.service) $(confirmed)"
-        ;;
-    esac
-    """,
-    {
-        "unconfirmed": "degraded success 0 active no",
-        "rearm": "0",
-        "locked": "running success 0 active yes",
-        "open": "degraded exit-code 3 failed",
-        "journal": re.compile("[1-9]"),
-        "reason": re.compile("3 .*never confirmed.*rearm.*"),
-        "daemon": re.compile("open.*"),
-    },
-    hosts=frozenset({Host.PLAIN}),
-    userland=Userland.INSTALLED,
-)
-
 CONTAINER = Scenario(
     "container",
     "in a container of an enlisted guest the units are skipped, and a lock by hand is refused",
@@ -454,7 +239,4 @@ CONTAINER = Scenario(
     userland=Userland.INSTALLED,
 )
 
-SCENARIOS: tuple[Scenario, ...] = (
-    *(SERVICE, TROUBLES, LEARNED, REBOOTS, BROKEN, WRONG_PLAN, HOST_OFF, MBEC_OFF),
-    *(UNSUPPORTED, CONTAINER, COUNTING, SWITCHED_OFF),
-)
+SCENARIOS: tuple[Scenario, ...] = (SERVICE, TROUBLES, HOST_OFF, MBEC_OFF, UNSUPPORTED, CONTAINER, SWITCHED_OFF)
