@@ -81,7 +81,7 @@ SERVICE = Scenario(
 
 TROUBLES = Scenario(
     "troubles",
-    "daemon killed and stopped, journal restarted, disk full, clock set back: sealed stays sealed, and is said so",
+    "daemon killed, journal restarted, disk full, clock set back, upgrade: sealed stays sealed, and is said so",
     WORDS
     + """
     [ $stage = 2 ] || { enlist; restart; }
@@ -107,6 +107,10 @@ TROUBLES = Scenario(
     rm /var/lib/mbecguard/waste
     fact again "$(agent lock --json) $(field state)"
     fact restarted "$(works systemctl restart mbecguard-lock.service) $(agent status --json) $(field state)"
+    later mbecguard
+    later mbecguard-shim-dkms
+    fact upgraded "$(works apt-get -q install -y /run/later/*.deb) $(dkms status mbecguard-shim | grep -c installed)"
+    fact upgraded-says "$(guarded sealed) $(agent status --json) $(field state) $(soon sealed daemon_says)"
     fact removed "$(works apt-get -q remove -y mbecguard) $(guarded sealed)"
     """,
     {
@@ -121,6 +125,8 @@ TROUBLES = Scenario(
         "full-after": "0 sealed",
         "again": "0 sealed",
         "restarted": "done 0 sealed",
+        "upgraded": "done 1",
+        "upgraded-says": "1 0 sealed yes",
         "removed": "done 1",
     },
     userland=Userland.INSTALLED,
