@@ -99,6 +99,14 @@ def test_a_guest_that_never_comes_up_is_not_tried_again(tmp_path: Path) -> None:
     assert not told.finished
 
 
+def test_a_guest_out_of_step_ends_the_run(tmp_path: Path) -> None:
+    """It says more lines than it reads answers, and takes each answer for another's: it would never finish."""
+    script = "ask booted 1; ask next; echo astray >&3; while sleep 0.1; do ask end ok; ask next; done"
+    told, _ = run(tmp_path, ["one"], f'echo $$ >"$PIPE.pid"; {script}')
+    assert judge("one", {}, told).outcome is Outcome.PASSED
+    assert not told.finished
+
+
 def test_a_guest_that_talks_is_not_silent(tmp_path: Path) -> None:
     script = "ask booted 1; ask next; for i in 1 2 3; do sleep 0.7; ask fact f$i x; done; ask end ok; ask next; bye"
     told, _ = run(tmp_path, ["one"], script, silence=1)
