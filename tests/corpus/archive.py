@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,12 +97,22 @@ def kernel(suite: str) -> Kernel:
     return Kernel(release, built(folder, lambda scratch: _unpack_kernel(suite, parts, release, scratch)))
 
 
-def _unpack_kernel(suite: str, packages: list[str], release: str, into: Path) -> None:
-    say(f"kernel: {' '.join(packages)}")
+def unpacked(suite: str, *packages: str) -> Path:
+    """Folder with the files of packages of a suite, without what they depend on."""
+    folder = cache_dir() / f"unpacked-{suite}-{'-'.join(packages)}"
+    return built(folder, lambda scratch: _unpack(suite, packages, scratch))
+
+
+def _unpack(suite: str, packages: Sequence[str], into: Path) -> None:
+    say(f"{suite}: {' '.join(packages)}")
     _apt(suite, "apt-get", "download", *packages, folder=into)
     for package in sorted(into.glob("*.deb")):
         run(["dpkg-deb", "-x", package, into])
         package.unlink()
+
+
+def _unpack_kernel(suite: str, packages: list[str], release: str, into: Path) -> None:
+    _unpack(suite, packages, into)
     # linux-modules and linux-binary install into /usr/lib/modules, the image included.
     if (into / "usr/lib/modules").is_dir():
         (into / "lib").mkdir()

@@ -115,13 +115,13 @@ def _qemu(guest: Guest, of: Kernel, machine: Path, into: Path) -> list[str]:
     for path, options in disks:
         command += ["-drive", f"file={path},format=raw,if=virtio{options}"]
     if guest.uefi:
-        shutil.copy(_firmware("VARS"), into / "vars.fd")
-        command += ["-drive", f"if=pflash,format=raw,readonly=on,file={_firmware('CODE')}"]
+        shutil.copy(firmware("VARS"), into / "vars.fd")
+        command += ["-drive", f"if=pflash,format=raw,readonly=on,file={firmware('CODE')}"]
         command += ["-drive", f"if=pflash,format=raw,file={into / 'vars.fd'}"]
     return command
 
 
-def _firmware(part: str) -> Path:
+def firmware(part: str) -> Path:
     path = FIRMWARE / f"OVMF_{part}_4M.fd"
     if not path.is_file():
         die(f"no UEFI firmware {path.name}", hint="apt install ovmf")

@@ -59,11 +59,13 @@ def require_tools() -> None:
         die("the corpus maker lacks tools", hint=f"apt install {' '.join(missing)}")
 
 
-def run(command: Sequence[str | Path], *, limit: float = 300, folder: Path | None = None) -> str:
-    """Standard output of a command, run in `folder`, that must succeed within `limit` seconds."""
+def run(command: Sequence[str | Path], *, limit: float = 300, folder: Path | None = None, given: str = "") -> str:
+    """Standard output of a command, `given` its input, run in `folder`, that must succeed within `limit` seconds."""
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=limit, check=False, cwd=folder)
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=limit, check=False, cwd=folder, input=given
+        )
     except subprocess.TimeoutExpired:
         die(f"{words[0]} did not finish within {limit:.0f} s", hint=" ".join(words))
     except OSError as error:

@@ -53,16 +53,26 @@ def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
     return packed(tree | {f"lab/scenarios/{row.name}": file(row.script) for row in scenarios})
 
 
+def cmdline(stack: Stack, more: str = "") -> str:
+    """What the guest's kernel is told."""
+    return CMDLINE + f" {more}" * bool(more) + f" mem={SPARSE_MIB}M" * stack.sparse
+
+
+def direct(kernel: str, initrd: str, words: str) -> list[str]:
+    """QEMU's options for a guest whose kernel it starts itself."""
+    return ["-kernel", kernel, "-initrd", initrd, "-append", words]
+
+
 def qemu_command(
-    stack: Stack, machine: str, *, bus: str, folder: str, console: str, kernel: str, disk: str | None, cmdline: str = ""
+    stack: Stack, machine: str, boot: list[str], *, bus: str, folder: str, console: str, disk: str | None
 ) -> list[str]:
-    """QEMU for the guest: in `folder` are guest.* (pipe, pid), monitor.* (pipe of its monitor) and initrd."""
+    """QEMU for the guest, with the options `boot`: in `folder` are guest.* (pipe, pid) and monitor.* (its monitor)."""
     words = f"{machine} -smp {stack.cpus} -m {stack.mib} -nodefaults -no-user-config -display none -monitor none"
     words += f" -device virtio-serial-{bus},max_ports=2"
     words += f" -chardev {console},id=console,mux=on -serial chardev:console -device virtconsole,chardev=console"
     words += f" -chardev pipe,id=lab,path={folder}/guest -device virtserialport,chardev=lab,nr=1,name=lab"
     words += f" -chardev pipe,id=monitor,path={folder}/monitor -mon chardev=monitor"
-    words += f" -pidfile {folder}/guest.pid -kernel {kernel} -initrd {folder}/initrd"
+    words += f" -pidfile {folder}/guest.pid"
     if disk:
         words += f" -drive id=root,file={disk},format=raw,if=none,snapshot=on -device virtio-blk-{bus},drive=root"
-    return [*words.split(), "-append", CMDLINE + f" {cmdline}" * bool(cmdline) + f" mem={SPARSE_MIB}M" * stack.sparse]
+    return [*words.split(), *boot]

@@ -95,15 +95,15 @@ def _load(setting: Setting, own: Kvm) -> str:
 
 def _start_guest(stack: Stack, setting: Setting) -> str:
     disk = "/dev/sda" if stack.systemd else None
+    stack = replace(stack, memory_mib=setting.memory_mib or stack.memory_mib)
     command = guestimage.qemu_command(
-        replace(stack, memory_mib=setting.memory_mib or stack.memory_mib),
+        stack,
         f"{GUEST_MACHINE} -cpu {setting.cpu}",
+        guestimage.direct("/lab/vmlinuz", "/run/initrd", guestimage.cmdline(stack, setting.cmdline)),
         bus="device",
         folder="/run",
         console="serial,path=/dev/ttyS2",
-        kernel="/lab/vmlinuz",
         disk=disk,
-        cmdline=setting.cmdline,
     )
     # The disk is found asynchronously.
     wait = f"until [ -b {disk} ]; do sleep 0.1; done\n" if disk else ""

@@ -13,6 +13,7 @@ from tests.corpus.cache import built, cache_dir, digest, run
 from tests.corpus.roots import make_image, userland
 from tests.packages import build
 
+LOADER = "systemd-bootx64.efi"  #: beside the disk's image
 PACKAGES = ("mbecguard", "mbecguard-shim-dkms")
 #: DKMS and objtool want /proc; the mount goes away with the shell's namespace. Nothing may be started in a root.
 INSTALL = """
@@ -22,7 +23,7 @@ chmod 755 "$1/usr/sbin/policy-rc.d"
 chroot "$1" sh -ec '
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update
-    apt-get -qq install -y --no-install-recommends systemd-container
+    apt-get -qq install -y --no-install-recommends systemd-container systemd-boot systemd-boot-efi
     apt-get -qq install -y --no-install-recommends linux-headers-$0 /packages/*.deb
     apt-get -qq clean
     modinfo -k $0 mbecguard_shim
@@ -58,3 +59,4 @@ def _install(of: Kernel, debs: list[Path], tree: Path) -> None:
     (tree / "etc/apt/sources.list").write_text(source_line(guests.USERLAND_SUITE) + "\n")
     shutil.copy(of.image, tree / "boot" / of.image.name)
     run(["unshare", "--mount", "sh", "-ec", INSTALL, "sh", tree, of.release], limit=900)
+    shutil.copy(tree / "usr/lib/systemd/boot/efi" / LOADER, tree.parent)

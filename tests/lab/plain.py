@@ -15,7 +15,9 @@ from pathlib import Path
 from tests.corpus.cache import say
 
 from .bochs import Run
-from .guestimage import qemu_command
+from .bootloader import loaded
+from .guestimage import cmdline, direct, qemu_command
+from .installed import LOADER
 from .layers import Stack
 from .parts import HERE
 from .scenarios import Scenario, Setting, by_setting
@@ -54,15 +56,20 @@ def boot(
 
 
 def _command(stack: Stack, setting: Setting, disk: Path | None, work: Path, logs: Path) -> list[str]:
+    stack = replace(stack, memory_mib=setting.memory_mib or stack.memory_mib)
+    words, kernel = cmdline(stack, setting.cmdline), stack.guest().image
+    if setting.counts_boots and disk:
+        start = loaded(disk.parent / LOADER, kernel, work, words)
+    else:
+        start = direct(str(kernel), f"{work}/initrd", words)
     qemu = qemu_command(
-        replace(stack, memory_mib=setting.memory_mib or stack.memory_mib),
+        stack,
         MACHINE,
+        start,
         bus="pci",
         folder=str(work),
         console=f"file,append=on,path={logs / 'l2.log'}",
-        kernel=str(stack.guest().image),
         disk=str(disk) if disk else None,
-        cmdline=setting.cmdline,
     )
     agent = [HERE / "host/agent", work / "guest", logs / "verdict.log", work / "queue", stack.silence * SLOWER]
     # L1 has busybox. Like bash, and unlike dash, its `read` has a time limit.

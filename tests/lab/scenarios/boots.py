@@ -268,4 +268,69 @@ COUNTING = Scenario(
     userland=Userland.INSTALLED,
 )
 
-SCENARIOS: tuple[Scenario, ...] = (REBOOTS, EARLY, LEARNED, BROKEN, WRONG_PLAN, COUNTING)
+ASSESSED = Scenario(
+    "assessed",
+    "systemd-boot counts: an entry is good only after a lock; one that the lock broke comes up open next, and is good",
+    WORDS
+    + """
+    entry() {
+        (cd /efi/loader/entries && echo lab*)
+    }
+    # A health check that a locked boot fails.
+    frail() {
+        printf '%s\\n' '[Unit]' 'Before=boot-complete.target' 'After=mbecguard-lock.service' \
+            '[Service]' 'Type=oneshot' 'ExecStart=sh -c "! systemctl -q is-active mbecguard-lock.service"' '[Install]' \
+            'RequiredBy=boot-complete.target' >/etc/systemd/system/frail.service
+        systemctl -q enable frail.service
+    }
+    case $stage in
+    1)
+        mkdir /efi
+        echo '/dev/vdb1 /efi vfat umask=77 0 0' >>/etc/fstab
+        systemctl daemon-reload
+        mount /efi
+        fact first "$(up) $(entry)"
+        fact blessed "$(works systemctl restart systemd-bless-boot.service) $(entry)"
+    """
+    + SIMULATED
+    + """
+        enlist
+        frail
+        mv /efi/loader/entries/lab.conf /efi/loader/entries/lab+3.conf
+        restart
+        ;;
+    2)
+        fact broken "$(up) $(unit mbecguard-lock.service) $(confirmed) $(entry)"
+        restart
+        ;;
+    3)
+        fact open "$(up) $(unit mbecguard-lock.service) $(unit frail.service) $(entry)"
+        fact reason "$(agent status --json) $(field reasons)"
+        systemctl -q disable frail.service
+        fact rearm "$(agent rearm)"
+        mv /efi/loader/entries/lab.conf /efi/loader/entries/lab+3.conf
+        restart
+        ;;
+    4)
+        fact locked "$(up) $(unit mbecguard-lock.service) $(confirmed) $(entry)"
+        fact complete "$(order mbecguard-lock.service systemd-bless-boot.service)"
+        ;;
+    esac
+    """,
+    {
+        "first": re.compile("[a-z]+ lab[+]1-1.conf"),
+        "blessed": "done lab.conf",
+        "broken": "degraded success 0 active no lab+2-1.conf",
+        "open": "degraded exit-code 3 failed success 0 inactive lab.conf",
+        "reason": re.compile("3 .*never confirmed.*rearm.*"),
+        "rearm": "0",
+        "locked": "running success 0 active yes lab.conf",
+        "complete": "before",
+    },
+    hosts=frozenset({Host.PLAIN}),
+    userland=Userland.INSTALLED,
+    slow=True,
+    setting=Setting(own_guest="assessed", counts_boots=True),
+)
+
+SCENARIOS: tuple[Scenario, ...] = (REBOOTS, EARLY, LEARNED, BROKEN, WRONG_PLAN, COUNTING, ASSESSED)

@@ -31,6 +31,7 @@ class Setting:
     liar: bool = False  #: our KVM with liar.patch, whose parameter `mbecg_lie` says how it lies
     memory_mib: int = 0  #: of the guest; 0: the stack's
     cmdline: str = ""  #: more words for the guest's kernel
+    counts_boots: bool = False  #: UEFI and systemd-boot start the guest, which counts; only without a host
     own_guest: str = ""  #: a name: nobody else's guest, for what cannot be taken back
     cpu: str = "host,-vmx"  #: QEMU's -cpu. A guest that sees VMX may switch it on, and is then refused by the host
 
