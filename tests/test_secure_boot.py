@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The shim in guests with Secure Boot: DKMS signs it, and the stock kernel takes it, if the owner's key is known.
 
-The firmware is OVMF with Debian's key, which checks the stock kernel, and DKMS's key in `db`.
+Known to the firmware (OVMF), with Debian's key, in `db`; or to Debian's shim-signed, as a machine owner's key (MOK).
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from mbecguard import __version__
-from tests.corpus.archive import kernel
+from tests.corpus.archive import kernel, unpacked
 from tests.corpus.boot import FIRMWARE
 from tests.corpus.cache import run
 from tests.corpus.skeleton import decompressed
+from tests.lab.bootloader import make_disk
 from tests.lab.cpio import file, packed, program
 from tests.lab.locks import alone
 from tests.lab.parts import busybox
@@ -26,6 +27,7 @@ from tests.packages import LIMIT, build, steps_in, suite_root
 pytestmark = pytest.mark.lab
 
 SUITE = "trixie"
+CMDLINE = "console=ttyS0,115200 panic=-1"
 OWNER = "6d1b3a52-2d6a-4f0e-8f8c-0d6f3c1f2a11"
 SIGNATURE = b"~Module signature appended~\n"
 REFUSED = 129  #: EKEYREJECTED
@@ -75,37 +77,70 @@ def unsigned(module: bytes) -> bytes:
     return rest[: -12 - int.from_bytes(rest[-4:], "big")]
 
 
-def told(signed: Path, folder: Path, *, secure: bool) -> dict[str, str]:
-    """What the guest says of each module, and of its lockdown."""
-    stock = kernel(SUITE)
+def in_db(key: Path) -> list[str | Path]:
+    """Secure Boot with Debian's key and the owner's."""
+    owner: list[str | Path] = [OWNER, key]
+    return ["--set-pk", *owner, "--add-kek", *owner, "--add-db", *owner, "--distro-keys", "debian", "--sb"]
+
+
+def told(signed: Path, folder: Path, variables: list[str | Path], *, by_shim: bool = False) -> dict[str, str]:
+    """What the guest says of each module, and of its lockdown; `variables`: what is changed in the firmware's."""
     modules = {f"{name}.ko": file((signed / f"{name}.ko").read_bytes()) for name in ("unsigned", "stranger", "owner")}
-    (folder / "initrd").write_bytes(packed({**busybox(), "init": program(INIT), **modules}))
-    variables = folder / "vars.fd"
-    shutil.copy(FIRMWARE / "OVMF_VARS_4M.fd", variables)
-    if secure:
-        key: list[str | Path] = [OWNER, signed / "mok.pub"]
-        words: list[str | Path] = ["--inplace", variables, "--set-pk", *key, "--add-kek", *key, "--add-db", *key]
-        run([Path(sys.executable).with_name("virt-fw-vars"), *words, "--distro-keys", "debian", "--sb"])
+    initrd = packed({**busybox(), "init": program(INIT), **modules})
+    store = folder / "vars.fd"
+    shutil.copy(FIRMWARE / "OVMF_VARS_4M.fd", store)
+    if variables:
+        run([Path(sys.executable).with_name("virt-fw-vars"), "--inplace", store, *variables])
     machine = "-accel tcg -cpu Skylake-Client-v1,-cx16 -m 512 -M q35,smm=on -nodefaults -no-user-config -display none"
     machine += " -no-reboot -global driver=cfi.pflash01,property=secure,value=on"
-    command: list[str | Path] = ["qemu-system-x86_64", *machine.split(), "-kernel", stock.image]
-    command += ["-initrd", folder / "initrd", "-append", "console=ttyS0,115200 panic=-1"]
+    command: list[str | Path] = ["qemu-system-x86_64", *machine.split()]
+    command += from_disk(folder, initrd) if by_shim else direct(folder, initrd)
     command += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE / 'OVMF_CODE_4M.secboot.fd'}"]
-    command += ["-drive", f"if=pflash,format=raw,unit=1,file={variables}"]
+    command += ["-drive", f"if=pflash,format=raw,unit=1,file={store}"]
     command += ["-serial", f"file:{folder / 'console'}", "-serial", f"file:{folder / 'told'}"]
     run(command, limit=240)
     # The firmware writes to all ports.
     return dict(re.findall(r"^told: (\S+) (.*?)\r?$", (folder / "told").read_text(), re.MULTILINE))
 
 
+def direct(folder: Path, initrd: bytes) -> list[str | Path]:
+    (folder / "initrd").write_bytes(initrd)
+    return ["-kernel", kernel(SUITE).image, "-initrd", folder / "initrd", "-append", CMDLINE]
+
+
+def from_disk(folder: Path, initrd: bytes) -> list[str | Path]:
+    """A disk with Debian's shim, which starts systemd-boot, which starts the kernel: each signed."""
+    parts = unpacked(SUITE, "shim-signed", "systemd-boot-efi-amd64-signed")
+    files = {
+        "EFI/BOOT/BOOTX64.EFI": (parts / "usr/lib/shim/shimx64.efi.signed").read_bytes(),
+        "EFI/BOOT/grubx64.efi": (parts / "usr/lib/systemd/boot/efi/systemd-bootx64.efi.signed").read_bytes(),
+        "loader/loader.conf": b"timeout 0\n",
+        "loader/entries/stock.conf": f"linux /linux\ninitrd /initrd\noptions {CMDLINE}\n".encode(),
+        "linux": kernel(SUITE).image.read_bytes(),
+        "initrd": initrd,
+    }
+    make_disk(folder / "esp.img", files)
+    return ["-drive", f"if=virtio,format=raw,file={folder / 'esp.img'}"]
+
+
 def test_the_owners_signature_alone_is_taken(signed: Path, tmp_path: Path) -> None:
-    result = told(signed, tmp_path, secure=True)
+    result = told(signed, tmp_path, in_db(signed / "mok.pub"))
     assert "secureboot: Secure boot enabled" in (tmp_path / "console").read_text()
     assert "[integrity]" in result.pop("lockdown")
     assert result == {"unsigned": str(REFUSED), "stranger": str(REFUSED), "owner": "0"}
 
 
 def test_without_secure_boot_each_loads(signed: Path, tmp_path: Path) -> None:
-    result = told(signed, tmp_path, secure=False)
+    result = told(signed, tmp_path, [])
     assert "[none]" in result.pop("lockdown")
     assert result == {"unsigned": "0", "stranger": "0", "owner": "0"}
+
+
+@pytest.mark.parametrize(("enrolled", "answer"), [(True, "0"), (False, str(REFUSED))])
+def test_a_machine_owners_key_is_taken_from_shim(signed: Path, tmp_path: Path, enrolled: bool, answer: str) -> None:
+    """As on a machine that Debian's installer set up: Microsoft's keys in the firmware, the owner's enrolled or not."""
+    mok: list[str | Path] = ["--add-mok", OWNER, signed / "mok.pub"] if enrolled else []
+    words: list[str | Path] = ["--enroll-redhat", "--microsoft-db", "all", *mok, "--sb"]
+    result = told(signed, tmp_path, words, by_shim=True)
+    assert "[integrity]" in result.pop("lockdown")
+    assert result == {"unsigned": str(REFUSED), "stranger": str(REFUSED), "owner": answer}
