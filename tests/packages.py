@@ -87,14 +87,14 @@ def _take_steps(root: Path, files: list[Path], script: str, into: Path) -> None:
             shutil.copy(path, into)
 
 
-def suite_root(suite: str) -> Path:
-    """A small Debian with what the packages depend on, the headers of its cloud kernel, and openssl: DKMS signs."""
+def suite_root(suite: str, *more: str) -> Path:
+    """A small Debian with what the packages depend on, the headers of its cloud kernel, openssl for DKMS, and more."""
     control = (PACKAGING / "debian/control").read_text().split("\n\n")[1]
     depends = re.findall(
         r"^ ([a-z][\w-]+)", re.split("^Depends:|^Recommends:", control, flags=re.MULTILINE)[1], re.MULTILINE
     )
     release = kernel(suite).release
-    packages = [*depends, "dkms", f"linux-headers-{release}", "man-db", "openssl", "systemd"]
+    packages = [*depends, "dkms", f"linux-headers-{release}", "man-db", "openssl", "systemd", *more]
     if suite == HOST_SUITE:  # DKMS of 2026 leaves modules.dep alone where there are no other modules
         packages.append(f"linux-modules-{release}")
     words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", suite]

@@ -32,21 +32,25 @@ NOT_OURS = re.compile(
     r"|/var/lib/dkms/mok\.(key|pub)$"
 )
 
-LIFE = f"""
+WORDS = f"""
 units="{" ".join(UNITS)}"
 release=$(cd /usr/src; echo linux-headers-*-cloud-amd64)
 release=${{release#linux-headers-}}
 files() {{ find / -xdev \\( -path /proc -o -path /out -o -path /packages -o -path /sys \\) -prune -o -print | sort; }}
+shim() {{ modinfo -k "$release" -F filename mbecguard_shim; }}
+# As the kernel's own package does; DKMS waits for it.
+depmod "$release"
+"""
+
+LIFE = f"""
+{WORDS}
 get() {{ apt-get -qy --no-install-recommends -o APT::Sandbox::User=root "$@"; }}
 debs() {{ echo /packages/mbecguard_$1_all.deb /packages/mbecguard-shim-dkms_$1_all.deb; }}
 enabled() {{ for unit in $units; do echo $unit $(systemctl is-enabled $unit); done; }}
-shim() {{ modinfo -k "$release" -F filename mbecguard_shim; }}
 state() {{ ls /var/lib/mbecguard /var/cache/mbecguard /etc/mbecguard /etc/mbecguard/*.d /etc/modules-load.d; }}
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 mkdir -p /etc/modules-load.d
-# As the kernel's own package does; DKMS waits for it.
-depmod "$release"
 
 step release echo "$release"
 step before files
@@ -85,6 +89,21 @@ must remove get remove mbecguard mbecguard-shim-dkms
 step shim.gone shim
 step state state
 must purge get purge mbecguard mbecguard-shim-dkms
+step after files
+"""
+
+#: Debian has no database of RPMs that could hold what they need.
+RPM_LIFE = f"""
+{WORDS}
+# Of Fedora's package "filesystem".
+mkdir -p /usr/share/licenses /usr/share/fish/vendor_completions.d
+step before files
+must install rpm --nodeps -i /packages/*.rpm
+step version mbecguard --version
+step shim shim
+step verify systemd-analyze verify $units
+must erase rpm --nodeps -e mbecguard mbecguard-shim-dkms
+step shim.gone shim
 step after files
 """
 
@@ -249,6 +268,25 @@ def test_rpm_packages_hold_what_the_debian_ones_hold(
     )
     assert rpm == deb
     assert rpm
+
+
+@pytest.fixture(scope="module")
+def rpm_life(rpms: dict[str, Path]) -> Steps:
+    with alone("packages-rpm", LIMIT):
+        files = [path for name, path in rpms.items() if name.endswith(".noarch.rpm")]
+        return reader(steps_in(suite_root("trixie", "rpm"), files, RPM_LIFE))
+
+
+def test_rpm_installs_what_works(rpm_life: Steps) -> None:
+    assert rpm_life("version").text.strip() == f"mbecguard {__version__}"
+    assert "/updates/dkms/mbecguard_shim.ko" in rpm_life("shim").text
+    assert not [line for line in lines(rpm_life("verify")) if "mbecguard" in line]
+
+
+def test_rpm_takes_everything_away_again(rpm_life: Steps) -> None:
+    assert rpm_life("shim.gone").status == 1
+    left = set(lines(rpm_life("after"))) ^ set(lines(rpm_life("before")))
+    assert not [path for path in sorted(left) if not (NOT_OURS.match(path) or path.startswith("/var/lib/rpm"))]
 
 
 def held_by(package: Path) -> list[str]:
