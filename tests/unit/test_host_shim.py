@@ -252,12 +252,26 @@ def fake() -> FakeShim:
     return FakeShim()
 
 
-def device_of(fake: FakeShim, fd: int = -1) -> ShimDevice:
-    return ShimDevice(fd, fake.ioctl)
+def nothing() -> int:
+    """A descriptor."""
+    return os.open(os.devnull, os.O_RDONLY)
 
 
-def host_of(fake: FakeShim, fd: int = -1) -> ShimHost:
+def device_of(fake: FakeShim, fd: int | None = None) -> ShimDevice:
+    return ShimDevice(nothing() if fd is None else os.dup(fd), fake.ioctl)
+
+
+def host_of(fake: FakeShim, fd: int | None = None) -> ShimHost:
     return ShimHost(device_of(fake, fd))
+
+
+def test_a_device_that_nobody_holds_is_closed(fake: FakeShim) -> None:
+    fd = nothing()
+    host = ShimHost(ShimDevice(fd, fake.ioctl))
+    os.fstat(fd)
+    del host
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 @pytest.fixture
@@ -569,7 +583,7 @@ def test_mappings_that_never_end() -> None:
         s: Any = STRUCTURES["mappings"].from_buffer(data)
         s.from_va, s.count = TEXT_VA, 0
 
-    assert "goes on at" in fails(lambda: list(ShimDevice(-1, turn).mappings(content=True))).message
+    assert "goes on at" in fails(lambda: list(ShimDevice(nothing(), turn).mappings(content=True))).message
 
 
 def test_user_code_runs(fake: FakeShim, page: Callable[[bytes], int]) -> None:
@@ -619,7 +633,7 @@ def test_the_child_tells_how_it_went(
 
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr(faulthandler, "disable", lambda: None)
-    host: Any = host_of(fake, page(code) if code else -1)
+    host: Any = host_of(fake, page(code) if code else None)
     with pytest.raises(SystemExit) as left:
         host._child()
     assert left.value.code == status

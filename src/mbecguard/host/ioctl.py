@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import os
 import struct
+import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -148,17 +149,19 @@ def _reasons(error: OSError) -> tuple[str, str, Exit]:
 
 
 class ShimDevice:
-    """The open device; a context manager. Methods raise ShimError where the shim refuses."""
+    """The open device, which it closes; a context manager. Methods raise ShimError where the shim refuses."""
 
     def __init__(self, fd: int, ioctl: Ioctl | None = None) -> None:
         self._fd = fd
         self._ioctl = ioctl or partial(fcntl.ioctl, fd)
+        # Also when nobody holds it any more: a daemon that loads its settings again drops it.
+        self._close = weakref.finalize(self, os.close, fd)
 
     def __enter__(self) -> ShimDevice:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        self._close()
 
     def info(self) -> Info:
         """State of shim and machine; dies if the shim is of another version than this agent."""
