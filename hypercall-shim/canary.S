@@ -8,11 +8,14 @@
  */
 #include <linux/linkage.h>
 #include <asm/asm.h>
-#include <asm/ibt.h>
 #include <asm/nospec-branch.h>
 #include <asm/unwind_hints.h>
 
 #include "canary.h"
+
+#ifndef ENDBR	/* commit 156ff4a544ae ("x86/ibt: Base IBT bits"), 5.18 */
+#define ENDBR
+#endif
 
 	.section .text.canary, "ax", @progbits
 	.balign 4096
@@ -46,10 +49,10 @@ mbecg_canary.cold:
 	RET
 	.size mbecg_canary.cold, . - mbecg_canary.cold
 
-	_ASM_EXTABLE_TYPE(mbecg_canary, .Ltrapped, EX_TYPE_FAULT)
-	_ASM_EXTABLE_TYPE(.Lmove, .Ltrapped, EX_TYPE_FAULT)
-	_ASM_EXTABLE_TYPE(.Lclear, .Ltrapped, EX_TYPE_FAULT)
-	_ASM_EXTABLE_TYPE(.Lreturn, .Ltrapped, EX_TYPE_FAULT)
+	_ASM_EXTABLE_FAULT(mbecg_canary, .Ltrapped)
+	_ASM_EXTABLE_FAULT(.Lmove, .Ltrapped)
+	_ASM_EXTABLE_FAULT(.Lclear, .Ltrapped)
+	_ASM_EXTABLE_FAULT(.Lreturn, .Ltrapped)
 
 SYM_FUNC_START(mbecg_looped)
 	ENDBR

@@ -59,7 +59,7 @@ static int hypercall(u64 nr, u64 a0, u64 a1, s64 *result)
 	asm volatile("1: " ALTERNATIVE("vmcall", "vmmcall", X86_FEATURE_VMMCALL) "\n\t"
 		     "xor %[trapped], %[trapped]\n"
 		     "2:\n"
-		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_FAULT)
+		     _ASM_EXTABLE_FAULT(1b, 2b)
 		     : "+a" (nr), [trapped] "+r" (trapped)
 		     : "b" (a0), "c" (a1), "d" (0ul), "S" (0ul)
 		     : "memory", "cc");

@@ -178,7 +178,7 @@ static int write_cr0_raw(unsigned long value)
 	asm volatile("1: mov %[trap], %%cr0\n\t"
 		     "xor %[trapped], %[trapped]\n"
 		     "2:\n"
-		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_FAULT)
+		     _ASM_EXTABLE_FAULT(1b, 2b)
 		     : [trap] "+a" (trap), [trapped] "+r" (trapped) : : "memory", "cc");
 	return trapped ? trap : -1;
 }
@@ -191,7 +191,7 @@ static int write_cr4_raw(unsigned long value)
 	asm volatile("1: mov %[trap], %%cr4\n\t"
 		     "xor %[trapped], %[trapped]\n"
 		     "2:\n"
-		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_FAULT)
+		     _ASM_EXTABLE_FAULT(1b, 2b)
 		     : [trap] "+a" (trap), [trapped] "+r" (trapped) : : "memory", "cc");
 	return trapped ? trap : -1;
 }
