@@ -9,6 +9,7 @@ from typing import cast
 
 from mbecguard import settings
 from mbecguard.audit.attempts import Attempt, BootFile
+from mbecguard.audit.store import Store
 from mbecguard.boot import Service
 from mbecguard.events import Event, Tell, message
 from mbecguard.guest.live import KcoreSource
@@ -39,6 +40,11 @@ class BenchSession(Session):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text + "\n")
         return Guest(Tree(root), KcoreSource(), None, None, live=False)
+
+    @property
+    def store(self) -> Store:
+        """The bench's own: its simulator stands for a real host."""
+        return Store(self.places.state)
 
     def _simulator(self) -> Host:
         return SimulatedHost(self.bench.options, CANARY, self.bench.folder / "host.json", self.bench.boot_id)

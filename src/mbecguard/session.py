@@ -30,6 +30,8 @@ from mbecguard.plan.policy import from_settings
 from mbecguard.settings import COMMAND_LINE, OFF, Settings
 from mbecguard.table import WORDS
 
+SIMULATED = "simulated"  #: folder, below the state's
+
 
 @dataclass(frozen=True)
 class Places:
@@ -67,8 +69,8 @@ class Session:
 
     @cached_property
     def store(self) -> Store:
-        """The state folder."""
-        return Store(self.places.state)
+        """What was recorded of locks; a simulated one is no evidence, and is kept apart."""
+        return Store(self.places.state / SIMULATED if self.simulated else self.places.state)
 
     @property
     def boot_file(self) -> BootFile:
@@ -113,8 +115,7 @@ class Session:
             limits=Limits(max_pfn=max_pfn),
         )
         # The canary: the topmost page frame, which no guest has memory at.
-        self.places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return SimulatedHost(options, max_pfn - 1, self.places.state / "simulator.json", self.guest.boot_id)
+        return SimulatedHost(options, max_pfn - 1, self.store.made() / "simulator.json", self.guest.boot_id)
 
     @cached_property
     def knobs(self) -> Knobs:

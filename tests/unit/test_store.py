@@ -49,10 +49,12 @@ def test_records_come_back_in_order(store: Store) -> None:
     assert json.loads(file.read_bytes().splitlines()[0])["previous"] == "0" * 64
 
 
-def test_last_is_the_newest_if_it_is_of_this_boot(store: Store) -> None:
+def test_last_is_the_newest_of_a_boot(store: Store) -> None:
     fill(store)
+    store.append(replace(RECORDS[1], generation=7))
     assert store.last("boot 2") == RECORDS[2]
-    assert store.last("boot 1") is None
+    assert store.last("boot 1") == replace(RECORDS[1], generation=7)
+    assert store.last("boot 3") is None
 
 
 @given(cut=st.integers(0, 10_000), tail=st.binary(max_size=8).filter(lambda b: b"\n" not in b))

@@ -67,7 +67,7 @@ class Store:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the folder's lock; dies if another agent has it."""
-        self._make()
+        self.made()
         with self._failing():
             file = (self.folder / "lock").open("a+")
         with file:
@@ -86,13 +86,12 @@ class Store:
         return tuple(record for record, _ in self._entries())
 
     def last(self, boot_id: str) -> Record | None:
-        """The newest record, if it is of this boot."""
-        records = self.records()
-        return records[-1] if records and records[-1].boot_id == boot_id else None
+        """The newest record of this boot."""
+        return next((record for record in reversed(self.records()) if record.boot_id == boot_id), None)
 
     def append(self, record: Record) -> None:
         """Add one record and sync it to disk."""
-        self._make()
+        self.made()
         previous = [ORIGIN, *(link for _, link in self._entries())][-1]
         line, _ = _chained(previous, encode(record))
         with self._failing(), self._file.open("ab") as file:
@@ -114,7 +113,7 @@ class Store:
 
     def note(self, journal: Journal | None) -> None:
         """Remember how far the transaction is; None when it has ended."""
-        self._make()
+        self.made()
         with self._failing():
             if journal is None:
                 (self.folder / "journal.json").unlink(missing_ok=True)
@@ -155,9 +154,11 @@ class Store:
             die(f"{self._file} cannot be read: {error.strerror}", "run as root, or give --state-dir")
         return lines
 
-    def _make(self) -> None:
+    def made(self) -> Path:
+        """The folder, which is there now. Dies if it cannot be made."""
         with self._failing():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.folder
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
