@@ -20,6 +20,7 @@ from mbecguard.host.simulator import SimulatedHost
 from mbecguard.host.wire import Limits
 from mbecguard.lock import Transaction
 from mbecguard.plan.planner import Plan
+from mbecguard.plan.policy import Policy
 from tests.plans import CANARY, PFNS, make_plan
 
 BOOT = "11111111-2222-3333-4444-555555555555"
@@ -93,6 +94,8 @@ class Bench:
     plans: list[Plan] = field(default_factory=lambda: [make_plan()])  #: what the surveys find, the last one for ever
     mode: str = "enforce"
     decisions: tuple[Decision, ...] = tuple(Decision(switch, "auto", None) for switch in SWITCHES)
+    policy: Policy = field(default_factory=Policy)
+    policies: list[Policy] = field(default_factory=list)  #: of each look
     told: list[tuple[Event, dict[str, str]]] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
 
@@ -109,7 +112,8 @@ class Bench:
     def knob_file(self, name: str) -> Path:
         return self.folder / "root" / (name[1:] if name.startswith("/") else f"proc/sys/{name.replace('.', '/')}")
 
-    def look(self) -> Plan:
+    def look(self, policy: Policy) -> Plan:
+        self.policies.append(policy)
         return self.plans.pop(0) if len(self.plans) > 1 else self.plans[0]
 
     def tell(self, event: Event, facts: dict[str, str]) -> None:
@@ -124,6 +128,7 @@ class Bench:
             boot_id=self.boot_id,
             decisions=self.decisions,
             knobs=self.knobs,
+            policy=self.policy,
             mode=self.mode,
             tell=self.tell,
             reach=reach,

@@ -12,7 +12,7 @@ from mbecguard.host.base import Outcome
 from mbecguard.pages import PageRange
 from mbecguard.plan.findings import Finding, finding
 from mbecguard.plan.planner import KeepRange, Plan, PlanKernel, Totals
-from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.policy import CodeKind, Policy
 from mbecguard.serial import digest
 
 PFNS = 64  #: page frames of the guest-physical space
@@ -72,5 +72,6 @@ def make_record(state: State = State.SEALED, boot_id: str = "boot", **changes: A
         pinned=True,
         generation=1,
         plan=make_plan(),
+        policy=Policy(),
     )
     return replace(record, **changes)

@@ -18,7 +18,7 @@ from mbecguard.errors import Exit, die
 from mbecguard.events import Event, message, stderr_is_journal, to_journal
 from mbecguard.guest.procfs import KERNEL_HALF, Kallsyms
 from mbecguard.pages import PAGE_SHIFT
-from mbecguard.plan.findings import Severity
+from mbecguard.plan.findings import UNEXPLAINED, Severity
 from mbecguard.plan.planner import Plan
 from mbecguard.plan.rules import REASONS
 from mbecguard.serial import encode
@@ -69,12 +69,16 @@ def audit(options: argparse.Namespace, session: Session) -> Exit:
         # A guest that is open by choice is no failure to a nightly audit; one that lost its lock is.
         exit_ = Exit.NOT_ENFORCED if status.state is State.DEGRADED else Exit.REFUSED
         die(f"nothing to audit: the guest is {status.state}", "`mbecguard status` tells why", exit_)
-    found = drift(status.record.plan, session.look())
-    if found.new:
-        _teller(session)(Event.DRIFT, {"reason": f"{len(found.new)} executable ranges are unknown to the seal"})
-    data = {"schema": AUDIT_SCHEMA, "ok": not found.new, **encode(found)}
-    _show(data, _text(options).drift(found), options)
-    return Exit.DRIFT if found.new else Exit.OK
+    now = session.look(status.record.policy)
+    found = drift(status.record.plan, now)
+    unfit = [blocker for blocker in now.blockers if blocker.id not in UNEXPLAINED]
+    if unfit and not found.new:  # without its image, all of the kernel would be unexplained
+        die(f"the guest cannot be compared with its seal: {unfit[0].text}", unfit[0].hint)
+    if not found.ok:
+        strange = len(found.new) + len(found.unexplained)
+        _teller(session)(Event.DRIFT, {"reason": f"{strange} executable ranges are unknown to the seal"})
+    _show({"schema": AUDIT_SCHEMA, "ok": found.ok, **encode(found)}, _text(options).drift(found), options)
+    return Exit.OK if found.ok else Exit.DRIFT
 
 
 def boot(options: argparse.Namespace, session: Session) -> Exit:

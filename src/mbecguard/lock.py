@@ -27,6 +27,7 @@ from mbecguard.host.base import Host, HostMode, HostRefusedError, Permission, Pr
 from mbecguard.pages import PageRange, PageSet
 from mbecguard.plan.findings import Severity
 from mbecguard.plan.planner import Plan
+from mbecguard.plan.policy import Policy
 from mbecguard.proof import DENIED, KEPT, DegradedError, Prober, frames_to_try
 from mbecguard.undo import UndoStack
 
@@ -56,16 +57,17 @@ def equal_request(plan: Plan, canary_pfn: int | None) -> list[Protection]:
 class Transaction:
     """One attempt to lock a guest.
 
-    `look` surveys the guest and plans; it is called before and after the map is applied. `reach` is called when a
-    step begins, and does nothing; tests use it as a fault point.
+    `look` surveys the guest and plans by a policy; it is called before and after the map is applied. `reach` is called
+    when a step begins, and does nothing; tests use it as a fault point.
     """
 
     host: Host
-    look: Callable[[], Plan]
+    look: Callable[[Policy], Plan]
     store: Store
     boot_id: str
     decisions: tuple[Decision, ...]
     knobs: Knobs
+    policy: Policy  #: of a guest that is sealed already: the one it was sealed by
     mode: str
     tell: Tell
     reach: Callable[[Step], None] = lambda _step: None
@@ -134,7 +136,7 @@ class Transaction:
     def _note(self) -> None:
         assert self._step is not None
         plan = self.plan if self._sealed or self._step in (Step.SEAL, Step.RECORD) else None
-        self.store.note(Journal(self.boot_id, self._step, self._prober.found, self._switched, plan))
+        self.store.note(Journal(self.boot_id, self._step, self._prober.found, self._switched, plan, self.policy))
 
     def _say(self, event: Event, **facts: str) -> None:
         # Neither a closed terminal nor a dead journal may decide over the lock, least of all in a rollback.
@@ -181,7 +183,8 @@ class Transaction:
 
     def _recall(self, known: Journal | Record | None) -> tuple[str, ...]:
         """Take up plan and evidence of the seal; returns what a person should know about it."""
-        self._plan = now = self.look()
+        self.policy = known.policy if known else self.policy
+        self._plan = now = self.look(self.policy)
         if known is None or known.plan is None or not known.evidence:
             raise DegradedError(UNPROVEN, "reset the guest and lock it", Exit.NOT_ENFORCED)
         self._plan = known.plan
@@ -193,7 +196,7 @@ class Transaction:
         return (f"the seal keeps {len(found.stale)} ranges that the plan of today would deny",) if found.stale else ()
 
     def _survey(self) -> None:
-        self._plan = plan = self.look()
+        self._plan = plan = self.look(self.policy)
         found = (*plan.findings, *findings(self.decisions, self.knobs))
         if blockers := [f for f in found if f.severity is Severity.BLOCKER]:
             texts = "; ".join(f.text for f in blockers[:3])
@@ -331,6 +334,7 @@ class Transaction:
             pinned=self.host.pinned(),
             generation=self.host.query().generation,
             plan=self.plan,
+            policy=self.policy,
         )
 
     def _open(self) -> None:

@@ -26,7 +26,7 @@ from mbecguard.host.base import Host, HostMode
 from mbecguard.lock import NOT_LOCKED, Transaction
 from mbecguard.plan.findings import Finding, finding
 from mbecguard.plan.planner import Plan, build_plan
-from mbecguard.plan.policy import from_settings
+from mbecguard.plan.policy import Policy, from_settings
 from mbecguard.settings import COMMAND_LINE, OFF, Settings
 from mbecguard.table import WORDS
 
@@ -77,14 +77,14 @@ class Session:
         """What the service remembers of boots."""
         return BootFile(self.places.state)
 
-    def look(self) -> Plan:
-        """Survey the guest now, and plan by the policy in the settings."""
-        return self.look_with_symbols()[0]
+    def look(self, policy: Policy | None = None) -> Plan:
+        """Survey the guest now, and plan by a policy: if none is given, that of the settings."""
+        return self.look_with_symbols(policy)[0]
 
-    def look_with_symbols(self) -> tuple[Plan, Kallsyms]:
+    def look_with_symbols(self, policy: Policy | None = None) -> tuple[Plan, Kallsyms]:
         """The same, and the kernel's symbols."""
         facts, symbols = survey(self.guest, self.places.cache)
-        return build_plan(facts, from_settings(self.settings), symbols.nearest), symbols
+        return build_plan(facts, policy or from_settings(self.settings), symbols.nearest), symbols
 
     @property
     def simulated(self) -> bool:
@@ -171,6 +171,7 @@ class Session:
             boot_id=self.guest.boot_id,
             decisions=self.decisions,
             knobs=self.knobs,
+            policy=from_settings(self.settings),
             mode=self.settings.text("lock.mode"),
             tell=tell,
         )

@@ -316,6 +316,29 @@ def test_deny_unexplained(shell: Shell) -> None:
     assert kept(plan) == kept(refused) == kept(honest)
 
 
+def test_an_audit_finds_code_that_nobody_explains(shell: Shell) -> None:
+    SCATTERED.write(shell.folder)
+    assert shell.run("lock")[0] == Exit.OK
+    assert shell.run("audit")[0] == Exit.OK
+    SCATTERED.with_code(Code(MODULE_ZONE + 0x900000, 0x20000000)).write(shell.folder)
+    status, out, _ = shell.run("audit", "--json")
+    assert (status, json.loads(out)["ok"]) == (Exit.DRIFT, False)
+    assert [f["id"] for f in json.loads(out)["unexplained"]] == ["unexplained-mapping"]
+    replace(SCATTERED, image_id=b"\x77" * 20).write(shell.folder)
+    status, _, err = shell.run("audit")
+    assert status == Exit.ERROR
+    assert "cannot be compared with its seal" in err
+
+
+def test_an_audit_plans_by_the_policy_of_the_seal(shell: Shell) -> None:
+    SCATTERED.write(shell.folder)
+    drops = ["--set", "policy.ftrace=drop", "--set", "policy.bpf=drop"]
+    assert kept(shell.plan(*drops)[1]) != kept(shell.plan()[1])
+    assert shell.run("lock", *drops)[0] == Exit.OK
+    assert shell.run("audit")[0] == Exit.OK
+    assert shell.run("lock")[0] == Exit.OK
+
+
 @pytest.mark.parametrize(
     ("what", "pfn", "kind"),
     [

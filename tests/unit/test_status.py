@@ -16,6 +16,7 @@ from mbecguard.host.base import HostErrno, HostMode, HostRefusedError, HostStatu
 from mbecguard.host.hypervisor import Options
 from mbecguard.host.simulator import SimulatedHost
 from mbecguard.host.wire import Limits
+from mbecguard.plan.findings import finding
 from mbecguard.serial import decode, encode
 from tests.lockbench import WrappedHost
 from tests.plans import CANARY, PFNS, TEXT_VA, make_evidence, make_plan, make_record
@@ -162,6 +163,15 @@ def test_drift_is_clipped_to_what_differs_with_its_own_addresses() -> None:
     for k in (*found.new, *found.stale):
         assert k.va == TEXT_VA + k.start * 4096
     assert [k.owner for k in found.new] == ["owner8", "owner18", "owner39"]
+
+
+def test_drift_names_what_nobody_explains_unless_the_seal_knew_it() -> None:
+    known, fresh = (finding("unexplained-denied", pages=1, va=va, pa=va, symbol="none") for va in (4096, 8192))
+    sealed, now = replace(make_plan(), findings=(known,)), replace(make_plan(), findings=(known, fresh))
+    assert drift(sealed, now).unexplained == (fresh,)
+    assert not drift(sealed, now).ok
+    assert drift(now, now).ok
+    assert drift(now, sealed).ok
 
 
 def test_drift_to_and_from_nothing() -> None:

@@ -145,3 +145,5 @@ def test_drift_shows_new_and_stale_ranges() -> None:
     assert "no code now  [0x8, 0xc)" in lines[1]
     assert len(lines) == 2
     assert "no executable page" in list(PLAIN.drift(Drift((), PLAN.keep[:1])))[-1]
+    strange = finding("unexplained-more", count=3)
+    assert list(PLAIN.drift(Drift((), (), (strange,)))) == [f"     unexplained  {strange.text}"]

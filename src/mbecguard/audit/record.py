@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from mbecguard.host.base import Outcome
 from mbecguard.plan.planner import Plan
+from mbecguard.plan.policy import Policy
 
 RECORD_SCHEMA = "mbecguard.record/1"
 JOURNAL_SCHEMA = "mbecguard.journal/1"
@@ -99,6 +100,7 @@ class Record:
     pinned: bool
     generation: int
     plan: Plan
+    policy: Policy  #: that made the plan
     level: str = "exec"
     schema: str = RECORD_SCHEMA
 
@@ -115,6 +117,7 @@ class Journal:
     evidence: tuple[Evidence, ...] = ()
     switched: dict[str, str] = field(default_factory=dict)  #: reversible switches that change -> value before
     plan: Plan | None = None  #: from the seal on: what a rerun has to ask for again
+    policy: Policy = field(default_factory=Policy)  #: that makes the plan
     schema: str = JOURNAL_SCHEMA
 
     def __post_init__(self) -> None:

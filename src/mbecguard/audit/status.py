@@ -10,6 +10,7 @@ from mbecguard.audit.store import Store
 from mbecguard.errors import UserError
 from mbecguard.host.base import Host, HostMode, HostRefusedError, HostStatus, Outcome, Permission
 from mbecguard.pages import PAGE_SHIFT, PageSet
+from mbecguard.plan.findings import UNEXPLAINED, Finding
 from mbecguard.plan.planner import KeepRange, Plan
 
 SCHEMA = "mbecguard.status/1"
@@ -114,15 +115,25 @@ def _judge_sealed(answer: HostStatus, host: Host, record: Record | None, proof: 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How a guest differs from its sealed plan, in kept ranges. An audit fails for `new`."""
+    """How a guest differs from its sealed plan. An audit fails for what is new or unexplained."""
 
-    new: tuple[KeepRange, ...]  #: executable now, unknown to the seal: it faults when it runs
+    new: tuple[KeepRange, ...]  #: code now, unknown to the seal: it faults when it runs
     stale: tuple[KeepRange, ...]  #: kept by the seal, but no code any more
+    unexplained: tuple[Finding, ...] = ()  #: executable now, and nobody knows why
+
+    @property
+    def ok(self) -> bool:
+        """Whether every executable page is one that the seal knows."""
+        return not (self.new or self.unexplained)
 
 
 def drift(sealed: Plan, now: Plan) -> Drift:
-    """Compare the kept pages of two plans."""
-    return Drift(new=_only_in(now, sealed), stale=_only_in(sealed, now))
+    """Compare two plans of one policy."""
+    return Drift(
+        new=_only_in(now, sealed),
+        stale=_only_in(sealed, now),
+        unexplained=tuple(f for f in now.findings if f.id in UNEXPLAINED and f not in sealed.findings),
+    )
 
 
 def _only_in(one: Plan, other: Plan) -> tuple[KeepRange, ...]:

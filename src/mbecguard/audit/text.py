@@ -93,7 +93,9 @@ class Text:
             for k in ranges:
                 label = self.paint(f"{text:>16}", colour)
                 yield f"{label}  [{k.start:#x}, {k.end:#x}) at {k.va:#x} {k.kind} {k.owner}"
-        if not drift.new:
+        for finding in drift.unexplained:
+            yield f"{self.paint('     unexplained', 'red')}  {finding.text}"
+        if drift.ok:
             yield self.paint("no executable page that the sealed plan does not know", "green")
 
     def settings(self, settings: Settings) -> Iterator[str]:

@@ -37,6 +37,8 @@ class Kind:
     hint: str
 
 
+#: Executable pages that no rule knows.
+UNEXPLAINED = frozenset({"unexplained-mapping", "unexplained-more", "unexplained-denied", "unexplained-denied-more"})
 _B, _W, _I = Severity.BLOCKER, Severity.WARNING, Severity.INFO
 
 CATALOGUE: dict[str, Kind] = {

@@ -48,7 +48,7 @@ CHOICES: dict[CodeKind, Choice] = {
 class Policy:
     """The decisions of one administrator."""
 
-    dropped: frozenset[CodeKind] = frozenset({CodeKind.KEXEC})
+    dropped: tuple[CodeKind, ...] = (CodeKind.KEXEC,)
     keep_crash_kernel: bool = False
     tight: bool = False
     deny_unexplained: bool = False
@@ -60,9 +60,8 @@ class Policy:
 
 def from_settings(settings: Settings) -> Policy:
     """The policy part of the settings."""
-    dropped = {kind for kind, choice in CHOICES.items() if settings.text(f"policy.{choice.key}") == "drop"}
     return Policy(
-        dropped=frozenset(dropped),
+        dropped=tuple(kind for kind, choice in CHOICES.items() if settings.text(f"policy.{choice.key}") == "drop"),
         keep_crash_kernel=settings.text("policy.crash_kernel") == "keep",
         tight=settings.enabled("policy.tight"),
         deny_unexplained=settings.enabled("policy.deny_unexplained"),
