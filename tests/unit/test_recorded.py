@@ -56,7 +56,7 @@ def test_places_that_cannot_be_a_recording(tmp_path: Path) -> None:
             record(guest, tmp_path / place)
         assert "new folder" in caught.value.hint
     assert (tmp_path / "guest/execmap.json").exists()
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty").mkdir(mode=0o700)
     assert record(guest, tmp_path / "empty")
 
 

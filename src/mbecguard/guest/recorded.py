@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import shutil
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,9 @@ def _memory_facts(tree: Tree) -> MemoryFacts:
 
 
 def record(guest: Guest, folder: Path) -> list[str]:
-    """Save the facts of `guest` into the new or empty `folder`; returns the paths written, relative to it.
+    """Save the facts of `guest` into the new or empty `folder`, which is the caller's alone: they give KASLR away.
+
+    Returns the paths written, relative to it.
 
     The page tables are read last and the module list is compared before and after, so that a recording made while
     modules come and go is refused rather than inconsistent. Whatever goes wrong, nothing half-made stays behind.
@@ -100,9 +104,12 @@ def record(guest: Guest, folder: Path) -> list[str]:
     try:
         if folder.exists() and any(folder.iterdir()):
             die(f"{folder} is not empty", "give a new folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
     except OSError as error:
         die(f"{folder} cannot be a recording: {error.strerror}", "give a new folder where files may be made")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        die(f"{folder} was made by somebody else, or others may look into it", "give a new folder, or chmod 700 it")
     try:
         return _collect(guest, _Writer(folder))
     except UserError:
