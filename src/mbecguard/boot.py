@@ -23,7 +23,7 @@ from mbecguard.errors import Exit, UserError, die
 from mbecguard.events import Event, Tell
 from mbecguard.guest.tree import present
 from mbecguard.host.ioctl import DEVICE
-from mbecguard.learn.files import MODULES
+from mbecguard.learn.files import MODULES, listed_for
 from mbecguard.lock import NOT_LOCKED
 from mbecguard.session import Session
 from mbecguard.settings import OFF
@@ -165,7 +165,7 @@ class Service:
             container=guest.live and present(CONTAINER.exists),
             boot_id=guest.boot_id,
             attempt=self._file.read().attempt,
-            unlisted=self.early and not guest.tree.text(MODULES),
+            unlisted=self.early and not listed_for("early", guest.tree.text(MODULES) or ""),
         )
         if no := objection(facts):
             die(f"{NOT_LOCKED}{no.reason}", no.hint, Exit.REFUSED)
@@ -188,7 +188,7 @@ class Service:
         raise error
 
     def _check_health(self) -> None:
-        command = self.session.settings.text("boot.health_check")
+        command = self.session.settings.text("boot.health_check").strip()
         if command and (problem := _problem(command)):
             reason = f"the health check {command!r} {problem}"
             self._say(Event.BOOT_UNCONFIRMED, reason=reason)

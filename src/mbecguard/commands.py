@@ -28,6 +28,7 @@ from mbecguard.table import default_file
 CHECK_SCHEMA, AUDIT_SCHEMA, EXPLAIN_SCHEMA = "mbecguard.check/1", "mbecguard.audit/1", "mbecguard.explain/1"
 CONFIG_SCHEMA = "mbecguard.config/1"
 LEARN_SCHEMA = "mbecguard.lessons/1"
+RECORDING_SCHEMA = "mbecguard.recording/1"
 _STATE_EXITS = {State.SEALED: Exit.OK, State.DEGRADED: Exit.NOT_ENFORCED}
 
 
@@ -117,7 +118,7 @@ def report(options: argparse.Namespace, session: Session) -> Exit:
     records = session.store.records()
     if not records:
         die("there is nothing to report: no lock was ever tried", "`mbecguard lock` makes a record", Exit.REFUSED)
-    options.json = options.format == "json"
+    options.json = options.json or options.format == "json"
     _show(encode(records[-1]), _text(options).record(records[-1]), options)
     return Exit.OK
 
@@ -143,7 +144,7 @@ def record(options: argparse.Namespace, session: Session) -> Exit:
     from mbecguard.guest.recorded import record
 
     paths = record(session.guest, options.dir)
-    _lines([f"recorded {len(paths)} files into {options.dir}"], options)
+    _show({"schema": RECORDING_SCHEMA, "files": paths}, [f"recorded {len(paths)} files into {options.dir}"], options)
     return Exit.OK
 
 

@@ -53,6 +53,16 @@ def equal_request(plan: Plan, canary_pfn: int | None) -> list[Protection]:
     return [*(Protection(gap, everything.permissions) for gap in gaps), *kept]
 
 
+def mode_misfit(host: HostMode, asked: str) -> tuple[str, str] | None:
+    """Why a host in that mode cannot do what is asked (enforce, audit), and what to do; None if it can."""
+    if host is HostMode.OFF:
+        return "the host has its protection switched off", "ask its administrator for kvm.mbecguard=enforce"
+    fitting = "audit" if host is HostMode.AUDIT else "enforce"
+    return (
+        None if asked == fitting else (f"the host's mode is {host.value}, asked was {asked}", f"use --mode {fitting}")
+    )
+
+
 @dataclass(slots=True)
 class Transaction:
     """One attempt to lock a guest.
@@ -161,11 +171,8 @@ class Transaction:
     def _refuse_unfit_host(self, mode: HostMode) -> None:
         if self.mode == "off":
             _refuse("it is switched off (lock.mode)", "`mbecguard config --show` tells where")
-        if mode is HostMode.OFF:
-            _refuse("the host has its protection switched off", "ask its administrator for kvm.mbecguard=enforce")
-        fitting = "audit" if mode is HostMode.AUDIT else "enforce"
-        if self.mode != fitting:
-            _refuse(f"the host's mode is {mode.value}, asked was {self.mode}", f"use --mode {fitting}")
+        if misfit := mode_misfit(mode, self.mode):
+            _refuse(*misfit)
         if self.host.canary_pfn is None:
             _refuse("this host brings no canary page, so nothing could be proven", "load the mbecguard shim")
 

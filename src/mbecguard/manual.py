@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "NO_COLOR": "if it is set: no colours, on a terminal either",
 }
 UNITS = {
-    "mbecguard-lock.service": "locks late in the boot, before anybody can log in",
+    "mbecguard-lock.service": "locks late in the boot, before any user but root can log in",
     "mbecguard-lock-early.service": "locks early in the boot instead; needs what `mbecguard learn write` writes",
     "mbecguard-confirm.service": "confirms a boot once boot-complete.target is reached",
     "mbecguard.service": "the daemon: watches the guest, and tells what changes",

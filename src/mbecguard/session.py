@@ -23,7 +23,7 @@ from mbecguard.guest.source import Guest
 from mbecguard.guest.survey import survey
 from mbecguard.guest.uses import uses
 from mbecguard.host.base import Host, HostMode
-from mbecguard.lock import NOT_LOCKED, Transaction
+from mbecguard.lock import NOT_LOCKED, Transaction, mode_misfit
 from mbecguard.plan.findings import Finding, finding
 from mbecguard.plan.planner import Plan, build_plan
 from mbecguard.plan.policy import Policy, from_settings
@@ -141,9 +141,9 @@ class Session:
         except UserError as error:
             findings.append(finding("guest-unreadable", problem=error.message, advice=error.hint))
         try:
-            mode = self.host.query().mode
-            if mode is HostMode.OFF:
-                findings.append(finding("host-unusable", problem="its protection is off", advice="ask its owner"))
+            misfit = mode_misfit(self.host.query().mode, self.settings.text("lock.mode"))
+            if misfit and not self._switched_off:
+                findings.append(finding("host-unfit", problem=misfit[0], advice=misfit[1]))
         except UserError as error:
             findings.append(finding("host-unusable", problem=error.message, advice=error.hint))
         return findings

@@ -24,7 +24,9 @@ from mbecguard.errors import Exit, UserError
 from mbecguard.events import Event
 from mbecguard.host.base import HostMode, Outcome
 from mbecguard.host.simulator import SimulatedHost
-from mbecguard.learn.files import MODULES
+from mbecguard.learn.catalog import Catalog
+from mbecguard.learn.files import MODULES, files
+from mbecguard.learn.lessons import lessons
 from tests.lockbench import BEFORE, ONE_WAY, Bench, GuestKnobs, WrappedHost
 from tests.plans import BLOCKER, make_plan
 from tests.servicebench import BOOTS, KERNEL, Boot
@@ -122,6 +124,8 @@ def test_an_early_lock_wants_a_list_of_what_to_load_before(tmp_path: Path) -> No
     assert untouched(boot)
     assert any(MODULES in reason for reason in boot.session.status().reasons)
     (boot.bench.folder / "root" / MODULES).parent.mkdir(parents=True)
+    (boot.bench.folder / "root" / MODULES).write_text(files(lessons((), Catalog(), "late"))[MODULES])
+    assert MODULES in fails(replace(Boot(tmp_path).service, early=True).lock).message
     (boot.bench.folder / "root" / MODULES).write_text("xfs\n")
     replace(Boot(tmp_path).service, early=True).lock()
     assert locked(boot)
@@ -242,6 +246,11 @@ def test_without_a_state_folder_nothing_is_locked(tmp_path: Path) -> None:
     error = fails(boot.service.lock)
     assert (error.status, untouched(boot)) == (Exit.REFUSED, True)
     assert "--state-dir" in error.hint
+
+
+def test_a_health_check_of_blanks_is_none(tmp_path: Path) -> None:
+    Boot(tmp_path).service.lock()
+    assert Boot(tmp_path, options=("boot.health_check=  ",)).service.confirm()
 
 
 @pytest.mark.parametrize(

@@ -376,6 +376,33 @@ def test_record(shell: Shell, tmp_path: Path) -> None:
     status, out, _ = shell.run("record", str(tmp_path / "copy"))
     assert (status, out.startswith("recorded ")) == (Exit.OK, True)
     assert Shell(tmp_path / "copy", shell.capture).plan()[1] == plan
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
+    status, out, _ = shell.run("record", "--json", str(tmp_path / "again"))
+    assert (status, "execmap.json" in json.loads(out)["files"]) == (Exit.OK, True)
+
+
+def test_record_leaves_other_peoples_folders_alone(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write there could plant links for root to follow."""
+    SCATTERED.write(shell.folder)
+    own, link = tmp_path / "own", tmp_path / "link"
+    own.mkdir(mode=0o755)
+    assert "made by somebody else" in shell.run("record", str(own))[2]
+    own.chmod(0o700)
+    link.symlink_to(own)
+    assert "made by somebody else" in shell.run("record", str(link))[2]
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    assert "made by somebody else" in shell.run("record", str(own))[2]
+    monkeypatch.undo()
+    assert list(own.iterdir()) == []
+    assert shell.run("record", str(own))[0] == Exit.OK
+
+
+def test_report_as_json(shell: Shell) -> None:
+    SCATTERED.write(shell.folder)
+    assert shell.run("lock")[0] == Exit.OK
+    assert all(json.loads(shell.run("report", *words)[1]) for words in (["--json"], ["--format", "json"]))
 
 
 @pytest.mark.parametrize(
@@ -420,4 +447,17 @@ def test_check_names_a_host_that_refuses(shell: Shell) -> None:
     assert found["host-unusable"]["hint"]
     status, out, _ = shell.run("check", "--json")
     assert status == Exit.OK
-    assert "host-unusable" not in out
+    assert "host-un" not in out
+
+
+@pytest.mark.parametrize(("host", "asked"), [("audit", "enforce"), ("enforce", "audit")])
+def test_check_and_lock_agree_about_the_mode(shell: Shell, host: str, asked: str) -> None:
+    SCATTERED.write(shell.folder)
+    words = ("--set", f"simulator.mode={host}", "--set", f"lock.mode={asked}")
+    status, out, _ = shell.run("check", "--json", *words)
+    assert (status, [f["id"] for f in json.loads(out)["findings"] if f["severity"] == "blocker"]) == (
+        Exit.REFUSED,
+        ["host-unfit"],
+    )
+    status, _, err = shell.run("lock", *words)
+    assert (status, f"the host's mode is {host}" in err) == (Exit.REFUSED, True)

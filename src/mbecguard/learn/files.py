@@ -25,6 +25,11 @@ def files(lessons: Lessons, before: str = "") -> dict[str, str]:
     return {path: "".join(f"{line}\n" for line in lines) for path, lines in made.items()}
 
 
+def listed_for(profile: str, text: str) -> bool:
+    """Whether a list of modules serves a profile: one that was learned says for which, one by hand is believed."""
+    return bool(text) and (not text.startswith(OURS) or _for(profile) in text)
+
+
 def reason(late: Late, boots: int) -> str:
     """Why a module is wanted before the lock."""
     verb = "refused" if late.first.refused else "loaded"
@@ -50,9 +55,13 @@ def write(root: Path, contents: dict[str, str]) -> None:
             die(f"{file} cannot be written: {error.strerror}", "run as root")
 
 
+def _for(profile: str) -> str:
+    return f"for the {profile} lock"
+
+
 def _head(lessons: Lessons) -> Iterator[str]:
     yield OURS
-    yield f"# Of {lessons.boots} watched boots, for the {lessons.profile} lock."
+    yield f"# Of {lessons.boots} watched boots, {_for(lessons.profile)}."
     yield from (f"# Incomplete: {remark}" for remark in lessons.remarks)
 
 

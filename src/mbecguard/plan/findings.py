@@ -45,6 +45,7 @@ CATALOGUE: dict[str, Kind] = {
     "guest-unreadable": Kind(_B, "the guest cannot be surveyed: {problem}", "{advice}"),
     "switched-off": Kind(_B, "locking is switched off: lock.mode is off ({problem})", "{advice}"),
     "host-unusable": Kind(_B, "the host cannot be asked: {problem}", "{advice}"),
+    "host-unfit": Kind(_B, "{problem}", "{advice}"),
     "unexplained-mapping": Kind(
         _B,
         "{pages} pages at {va:#x} (physical {pa:#x}) are kernel-executable, and nobody knows why; near {symbol}",
