@@ -42,10 +42,10 @@ static struct notifier_block block = {
  */
 static int refuse_sleep(struct notifier_block *block, unsigned long event, void *unused)
 {
-	if (!mbecg_sealed())
-		return NOTIFY_DONE;
 	if (event != PM_HIBERNATION_PREPARE && event != PM_SUSPEND_PREPARE &&
 	    event != PM_RESTORE_PREPARE)
+		return NOTIFY_DONE;
+	if (!mbecg_sealed())
 		return NOTIFY_DONE;
 	pr_warn_ratelimited("sleep refused: this guest is sealed\n");
 	return notifier_from_errno(-EPERM);

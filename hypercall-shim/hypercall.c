@@ -35,12 +35,11 @@ struct list_page {
 static_assert(sizeof(struct list_page) <= PAGE_SIZE);
 static_assert(LIST_PAGES * LIST_ENTRIES == MBECGUARD_MAX_RANGES);
 
-static bool sealed;	/* guarded by mbecg_lock */
+static bool sealed;	/* written under mbecg_lock; the notifier of sleep only reads it */
 
 bool mbecg_sealed(void)
 {
-	lockdep_assert_held(&mbecg_lock);
-	return sealed;
+	return READ_ONCE(sealed);
 }
 
 /* Guests with encrypted memory or state: the host could neither read a list nor see the registers. */
@@ -158,7 +157,7 @@ static void seal(void)
 	lockdep_assert_held(&mbecg_lock);
 	if (sealed)
 		return;
-	sealed = true;
+	WRITE_ONCE(sealed, true);
 	__module_get(THIS_MODULE);
 	pr_info("sealed: this module stays\n");
 }
