@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The hypercalls. Guest memory is copied once, before any lock: that may wait for user space. */
+#include "lapic.h"
 #include "mmu.h"
 #include "mmu/spte.h"
 #include "regs.h"
@@ -149,11 +150,15 @@ static long pin(struct kvm_vcpu *vcpu, u64 cr, u64 bits)
 	return 0;
 }
 
-/* EPT only: GMET has other hooks, and nobody has tried it. */
+/*
+ * EPT only: GMET has other hooks, and nobody has tried it. With a local APIC in
+ * user space, INIT and SIPI pass us by, and one that a guest sends itself would
+ * look like the reset of its machine.
+ */
 static bool reachable(struct kvm_vcpu *vcpu)
 {
-	return tdp_enabled && shadow_xs_mask && !vcpu->arch.guest_state_protected &&
-	       !is_smm(vcpu) && !is_guest_mode(vcpu);
+	return tdp_enabled && shadow_xs_mask && lapic_in_kernel(vcpu) &&
+	       !vcpu->arch.guest_state_protected && !is_smm(vcpu) && !is_guest_mode(vcpu);
 }
 
 /* Without SMEP a kernel can run user-mode addresses, which MBEC judges by another bit. */
