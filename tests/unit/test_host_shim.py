@@ -27,7 +27,7 @@ from mbecguard.host import ioctl, shim
 from mbecguard.host.base import HostErrno, HostMode, HostRefusedError, Outcome, Permission, Protection
 from mbecguard.host.hypervisor import Hypervisor, Options
 from mbecguard.host.ioctl import Call, InfoFlag, MapFlag, ProbeKind, Seen, ShimDevice, ShimError, ShimMapping, Sight
-from mbecguard.host.shim import ShimHost
+from mbecguard.host.shim import QUERIES, ShimHost
 from mbecguard.host.wire import PINS, Limits
 from mbecguard.pages import PageRange
 from mbecguard.session import Places, Session
@@ -134,6 +134,7 @@ class FakeShim:
     room: int = 2  #: mappings given by one call at most
     held: bool = False
     answer: int | None = None  #: of every hypercall
+    unready: int = 0  #: queries that find a CPU without SMEP first
     errors: list[int] = field(default_factory=list)
     sights: list[Sight] = field(default_factory=list)  #: seen by the next probes, instead of trying
     calls: list[str] = field(default_factory=list)
@@ -169,6 +170,10 @@ class FakeShim:
         s.from_va = found[len(given)][0] if len(found) > len(given) else 0
 
     def _query(self, s: Any) -> None:
+        if self.unready:
+            self.unready -= 1
+            s.result = -HostErrno.NOT_SUPPORTED
+            return
         s.result = self._answered(self.hypervisor.hypercall(14, 0, int.from_bytes(b"HEKIQERY", "little")))
 
     def _protect(self, s: Any) -> None:
@@ -400,6 +405,16 @@ def test_query(fake: FakeShim) -> None:
 
 def test_a_heki_host_has_no_mode() -> None:
     assert host_of(FakeShim(Hypervisor(replace(OPTIONS, no_query=True)))).query().mode is HostMode.UNKNOWN
+
+
+@pytest.mark.parametrize(("unready", "good"), [(1, True), (QUERIES - 1, True), (QUERIES, False)])
+def test_a_cpu_that_is_coming_up_is_waited_for(fake: FakeShim, unready: int, good: bool) -> None:
+    fake.unready = unready
+    if good:
+        assert host_of(fake).query().mode is HostMode.ENFORCE
+    else:
+        with pytest.raises(HostRefusedError):
+            host_of(fake).query()
 
 
 @pytest.mark.parametrize("errno", HostErrno)

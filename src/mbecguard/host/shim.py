@@ -11,13 +11,14 @@ import os
 import re
 import select
 import signal
+import time
 from collections.abc import Sequence
 from errno import EINVAL
 from pathlib import Path
 from typing import NoReturn
 
 from mbecguard.errors import Exit, die
-from mbecguard.host.base import HostStatus, Outcome, Protection
+from mbecguard.host.base import HostErrno, HostStatus, Outcome, Protection
 from mbecguard.host.ioctl import (
     CANARY_VALUE,
     DEVICE,
@@ -36,6 +37,7 @@ from mbecguard.host.wire import CR4_SMEP, PINS, checked, decode_status
 from mbecguard.pages import PAGE_SHIFT, PAGE_SIZE
 
 ONLINE = Path("/sys/devices/system/cpu/online")
+QUERIES, QUERY_PAUSE = 4, 0.05  #: seconds between them
 USER_SECONDS = 20.0  #: for a fork and one call; emulated machines are slow
 
 _GP, _PF = 13, 14
@@ -61,7 +63,14 @@ class ShimHost:
         return cls(open_device(path))
 
     def query(self) -> HostStatus:
-        """Ask for mode, enforced bits and generation. Changes nothing."""
+        """Ask for mode, enforced bits and generation. Changes nothing.
+
+        A CPU that is just coming up has paging, and not yet SMEP: for a moment the host cannot enforce, and says so.
+        """
+        for _ in range(QUERIES - 1):
+            if (answer := self._device.query()) != -HostErrno.NOT_SUPPORTED:
+                return decode_status(_granted(answer, "query"))
+            time.sleep(QUERY_PAUSE)
         return decode_status(_granted(self._device.query(), "query"))
 
     def protect(self, request: Sequence[Protection]) -> None:
