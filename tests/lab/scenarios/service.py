@@ -50,8 +50,10 @@ SERVICE = Scenario(
         fact analyze "$(systemd-analyze blame | grep mbecguard-lock | tr -s ' ')"
         fact wakeups "$(wakeups 40)"
         fact memory "$(grep VmRSS "/proc/$(systemctl show -P MainPID mbecguard.service)/status" | tr -s '\\t ' ' ')"
-        fact attack-after "$(t payload_run 1)"
         fact audit "$(works systemctl start mbecguard-audit.service)"
+        fact attack-after "$(t payload_run 1)"
+        systemctl start mbecguard-audit.service || true
+        fact found "$(unit mbecguard-audit.service) $(announced DRIFT)"
         ;;
     esac
     """,
@@ -73,8 +75,9 @@ SERVICE = Scenario(
         "wakeups": re.compile("[01]"),
         "analyze": re.compile(".*mbecguard-lock.service.*"),
         "memory": re.compile("VmRSS: [0-9]+ kB"),
-        "attack-after": "died",
         "audit": "done",
+        "attack-after": "died",
+        "found": "exit-code 5 failed 1",
     },
     userland=Userland.INSTALLED,
 )
