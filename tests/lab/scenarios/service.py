@@ -112,7 +112,8 @@ TROUBLES = Scenario(
     fact restarted "$(works systemctl restart mbecguard-lock.service) $(agent status --json) $(field state)"
     later mbecguard
     later mbecguard-shim-dkms
-    fact upgraded "$(works apt-get -q install -y /run/later/*.deb) $(dkms status mbecguard-shim | grep -c installed)"
+    upgrade=$(works_slowly apt-get -q install -y /run/later/*.deb)
+    fact upgraded "$upgrade $(dkms status mbecguard-shim | grep -c installed)"
     fact upgraded-says "$(guarded sealed) $(agent status --json) $(field state) $(soon sealed daemon_says)"
     fact removed "$(works apt-get -q remove -y mbecguard) $(guarded sealed)"
     """,
