@@ -36,7 +36,7 @@ STORY = {
     "audit": "mbecguard audit: exit status {value}",
     "attack-after": "ATTACK after the lock, the same code in two other pages: {value}",
     "counted": "denied fetches that the host counted meanwhile: {value}",
-    "found": "mbecguard audit after the attack: exit status and what it found: {value}",
+    "found": "new executable memory, which never ran; mbecguard audit: exit status and what it found: {value}",
     "neighbour": "the kernel's own code beside it, and the same page frame in user mode: {value}",
     "smep": "clearing CR4.SMEP, on every CPU: {value}",
     "unlock": "asking the host to make the payload's page executable again: {value} (EPERM)",

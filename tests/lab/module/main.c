@@ -73,6 +73,7 @@ static const struct {
 	{ "pair_run", 1, mbectest_verb_pair_run },
 	{ "payload", 1, mbectest_verb_payload },
 	{ "payload_run", 1, mbectest_verb_payload_run },
+	{ "payload_plant", 1, mbectest_verb_payload_plant },
 	{ "pa", 1, mbectest_verb_pa },
 	{ "wander", 1, mbectest_verb_wander },
 	{ "call_user", 1, mbectest_verb_call_user },

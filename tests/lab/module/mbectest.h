@@ -70,6 +70,7 @@ int mbectest_payload_init(void);
 void mbectest_payload_exit(void);
 int mbectest_verb_payload(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_payload_run(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_payload_plant(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_pa(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_wander(const u64 *words, int count, char *text, size_t size);
 

@@ -92,6 +92,14 @@ int mbectest_verb_payload_run(const u64 *words, int count, char *text, size_t si
 	return r;
 }
 
+/* PAYLOAD: executable by the page tables, and left so. */
+int mbectest_verb_payload_plant(const u64 *words, int count, char *text, size_t size)
+{
+	if (words[0] >= PAYLOADS)
+		return -ERANGE;
+	return mbectest_clear_nx(payloads[words[0]]) ?: scnprintf(text, size, "planted");
+}
+
 /* ADDRESS: the physical one. */
 int mbectest_verb_pa(const u64 *words, int count, char *text, size_t size)
 {

@@ -44,8 +44,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         before=$(guarded violations)
         fact attack-after "$(t payload_run 1) $(t payload_run 3)"
         fact counted $(($(guarded violations) - before))
-        # The attackers died before they could cover their tracks: their pages are still executable for the guest.
-        fact found "$(agent audit --json) $(field unexplained 0 id)"
+        fact found "$(t payload_plant 0) $(agent audit --json) $(field unexplained 0 id)"
         fact neighbour "$(t run 0) $(usertool run 0)"
         fact smep "$(everywhere clear_cr 4 $SMEP)"
         fact unlock "$(protect "$(t payload 1)" $RWX)"
@@ -64,7 +63,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "audit": "0",
             "attack-after": "died died",
             "counted": "2",
-            "found": "5 unexplained-mapping",
+            "found": "planted 5 unexplained-mapping",
             "neighbour": "ran ran",
             "smep": "trap 13",
             "unlock": "-1",

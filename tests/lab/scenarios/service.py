@@ -52,6 +52,7 @@ SERVICE = Scenario(
         fact memory "$(grep VmRSS "/proc/$(systemctl show -P MainPID mbecguard.service)/status" | tr -s '\\t ' ' ')"
         fact audit "$(works systemctl start mbecguard-audit.service)"
         fact attack-after "$(t payload_run 1)"
+        fact planted "$(t payload_plant 0)"
         systemctl start mbecguard-audit.service || true
         fact found "$(unit mbecguard-audit.service) $(announced DRIFT)"
         ;;
@@ -77,6 +78,7 @@ SERVICE = Scenario(
         "memory": re.compile("VmRSS: [0-9]+ kB"),
         "audit": "done",
         "attack-after": "died",
+        "planted": "planted",
         "found": "exit-code 5 failed 1",
     },
     userland=Userland.INSTALLED,
