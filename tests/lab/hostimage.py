@@ -98,7 +98,7 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
     stack = replace(stack, memory_mib=setting.memory_mib or stack.memory_mib)
     command = guestimage.qemu_command(
         stack,
-        f"{GUEST_MACHINE} -cpu {setting.cpu}" + f" -machine {setting.machine}" * bool(setting.machine),
+        f"{GUEST_MACHINE} -cpu {setting.cpu}",
         guestimage.direct("/lab/vmlinuz", "/run/initrd", guestimage.cmdline(stack, setting.cmdline)),
         bus="device",
         folder="/run",

@@ -33,7 +33,6 @@ class Setting:
     cmdline: str = ""  #: more words for the guest's kernel
     counts_boots: bool = False  #: UEFI and systemd-boot start the guest, which counts; only without a host
     own_guest: str = ""  #: a name: nobody else's guest, for what cannot be taken back
-    machine: str = ""  #: more for QEMU's -machine
     cpu: str = "host,-vmx"  #: QEMU's -cpu. A guest that sees VMX may switch it on, and is then refused by the host
 
 

@@ -74,14 +74,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         slow=True,
     ),
     Scenario(
-        "apic-in-user-space",
-        "a guest whose INIT its host would not see is refused, and left as it was",
-        WITHOUT.replace("_intel/parameters/{parameter}", "/parameters/mbecguard"),
-        REFUSED | {"parameter": "enforce", "pin": EOPNOTSUPP},
-        setting=Setting(machine="kernel-irqchip=off,pit=on,pic=on"),
-        slow=True,
-    ),
-    Scenario(
         "vmx",
         "a guest with VMX switched on is refused; once sealed, it cannot switch it on",
         """
