@@ -190,7 +190,8 @@ class Transaction:
 
     def _recall(self, known: Journal | Record | None) -> tuple[str, ...]:
         """Take up plan and evidence of the seal; returns what a person should know about it."""
-        self.policy = known.policy if known else self.policy
+        if known:
+            self.policy = known.policy
         self._plan = now = self.look(self.policy)
         if known is None or known.plan is None or not known.evidence:
             raise DegradedError(UNPROVEN, "reset the guest and lock it", Exit.NOT_ENFORCED)

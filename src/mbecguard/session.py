@@ -180,7 +180,7 @@ class Session:
         """The state of this guest; of an open one also why the service did not lock it."""
         omitted = self._omitted()
         if off := self._switched_off:
-            omitted = (f"locking is switched off: lock.mode is off ({off[0]})", *omitted)
+            omitted = (finding("switched-off", problem=off[0], advice=off[1]).text, *omitted)
         try:
             host = self.host
         except UserError as error:

@@ -67,11 +67,13 @@ class ShimHost:
 
         A CPU that is just coming up has paging, and not yet SMEP: for a moment the host cannot enforce, and says so.
         """
+        answer = self._device.query()
         for _ in range(QUERIES - 1):
-            if (answer := self._device.query()) != -HostErrno.NOT_SUPPORTED:
-                return decode_status(_granted(answer, "query"))
+            if answer != -HostErrno.NOT_SUPPORTED:
+                break
             time.sleep(QUERY_PAUSE)
-        return decode_status(_granted(self._device.query(), "query"))
+            answer = self._device.query()
+        return decode_status(_granted(answer, "query"))
 
     def protect(self, request: Sequence[Protection]) -> None:
         """Change permissions by one hypercall, all or nothing; an empty request asks for nothing."""
