@@ -18,8 +18,9 @@ from tests.corpus.archive import kernel, unpacked
 from tests.corpus.boot import FIRMWARE
 from tests.corpus.cache import run
 from tests.corpus.skeleton import decompressed
-from tests.lab.bootloader import make_disk
+from tests.lab.bootloader import LOADER, make_disk
 from tests.lab.cpio import file, packed, program
+from tests.lab.guestimage import direct
 from tests.lab.locks import alone
 from tests.lab.parts import busybox
 from tests.packages import LIMIT, build, steps_in, suite_root
@@ -86,7 +87,8 @@ def in_db(key: Path) -> list[str | Path]:
 def told(signed: Path, folder: Path, variables: list[str | Path], *, by_shim: bool = False) -> dict[str, str]:
     """What the guest says of each module, and of its lockdown; `variables`: what is changed in the firmware's."""
     modules = {f"{name}.ko": file((signed / f"{name}.ko").read_bytes()) for name in ("unsigned", "stranger", "owner")}
-    initrd = packed({**busybox(), "init": program(INIT), **modules})
+    initrd = folder / "initrd"
+    initrd.write_bytes(packed({**busybox(), "init": program(INIT), **modules}))
     store = folder / "vars.fd"
     shutil.copy(FIRMWARE / "OVMF_VARS_4M.fd", store)
     if variables:
@@ -94,7 +96,7 @@ def told(signed: Path, folder: Path, variables: list[str | Path], *, by_shim: bo
     machine = "-accel tcg -cpu Skylake-Client-v1,-cx16 -m 512 -M q35,smm=on -nodefaults -no-user-config -display none"
     machine += " -no-reboot -global driver=cfi.pflash01,property=secure,value=on"
     command: list[str | Path] = ["qemu-system-x86_64", *machine.split()]
-    command += from_disk(folder, initrd) if by_shim else direct(folder, initrd)
+    command += from_disk(folder) if by_shim else direct(str(kernel(SUITE).image), str(initrd), CMDLINE)
     command += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE / 'OVMF_CODE_4M.secboot.fd'}"]
     command += ["-drive", f"if=pflash,format=raw,unit=1,file={store}"]
     command += ["-serial", f"file:{folder / 'console'}", "-serial", f"file:{folder / 'told'}"]
@@ -103,23 +105,14 @@ def told(signed: Path, folder: Path, variables: list[str | Path], *, by_shim: bo
     return dict(re.findall(r"^told: (\S+) (.*?)\r?$", (folder / "told").read_text(), re.MULTILINE))
 
 
-def direct(folder: Path, initrd: bytes) -> list[str | Path]:
-    (folder / "initrd").write_bytes(initrd)
-    return ["-kernel", kernel(SUITE).image, "-initrd", folder / "initrd", "-append", CMDLINE]
-
-
-def from_disk(folder: Path, initrd: bytes) -> list[str | Path]:
+def from_disk(folder: Path) -> list[str]:
     """A disk with Debian's shim, which starts systemd-boot, which starts the kernel: each signed."""
     parts = unpacked(SUITE, "shim-signed", "systemd-boot-efi-amd64-signed")
-    files = {
-        "EFI/BOOT/BOOTX64.EFI": (parts / "usr/lib/shim/shimx64.efi.signed").read_bytes(),
-        "EFI/BOOT/grubx64.efi": (parts / "usr/lib/systemd/boot/efi/systemd-bootx64.efi.signed").read_bytes(),
-        "loader/loader.conf": b"timeout 0\n",
-        "loader/entries/stock.conf": f"linux /linux\ninitrd /initrd\noptions {CMDLINE}\n".encode(),
-        "linux": kernel(SUITE).image.read_bytes(),
-        "initrd": initrd,
+    loaders = {
+        LOADER: parts / "usr/lib/shim/shimx64.efi.signed",
+        "EFI/BOOT/grubx64.efi": parts / "usr/lib/systemd/boot/efi/systemd-bootx64.efi.signed",
     }
-    make_disk(folder / "esp.img", files)
+    make_disk(folder / "esp.img", loaders, "stock", kernel(SUITE).image, folder / "initrd", CMDLINE)
     return ["-drive", f"if=virtio,format=raw,file={folder / 'esp.img'}"]
 
 
