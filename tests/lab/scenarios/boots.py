@@ -123,13 +123,6 @@ LEARNED = Scenario(
     setting=Setting(own_guest="learned"),
 )
 
-#: A module that the boot needs, and nobody preloaded: what the health of the boot depends on.
-NEEDY = """
-    printf '%s\\n' '[Unit]' 'Description=What this guest is for' 'Before=boot-complete.target' \\
-        'After=mbecguard-lock.service' '[Service]' 'Type=oneshot' 'RemainAfterExit=yes' \\
-        'ExecStart=modprobe wireguard' '[Install]' 'RequiredBy=boot-complete.target' >/etc/systemd/system/needy.service
-    systemctl -q enable needy.service
-"""
 #: A plan without the kernel's own text, by an agent that was tampered with.
 PLANT = """
     cp /usr/share/mbecguard/mbecguard/lock.py /root/lock.py
@@ -142,11 +135,12 @@ BROKEN = Scenario(
     "broken-boots",
     "a boot that the lock broke is not repeated: the next comes up open and says why, until somebody rearms it",
     WORDS
-    + f"""
+    + """
     case $stage in
     1)
         enlist
-        {NEEDY}
+        # A module that the boot needs, and nobody preloaded.
+        health_check needy RemainAfterExit=yes 'ExecStart=modprobe wireguard'
         restart
         ;;
     2)
@@ -233,8 +227,7 @@ COUNTING = Scenario(
     [ $stage != 1 ] || {{ {SIMULATED} enlist; }}
     case $stage in
     1)
-        {NEEDY}
-        sed -i 's/modprobe wireguard/false/' /etc/systemd/system/needy.service
+        health_check needy RemainAfterExit=yes ExecStart=false
         restart
         ;;
     2)
@@ -276,13 +269,6 @@ ASSESSED = Scenario(
     entry() {
         (cd /efi/loader/entries && echo lab*)
     }
-    # A health check that a locked boot fails.
-    frail() {
-        printf '%s\\n' '[Unit]' 'Before=boot-complete.target' 'After=mbecguard-lock.service' \
-            '[Service]' 'Type=oneshot' 'ExecStart=sh -c "! systemctl -q is-active mbecguard-lock.service"' '[Install]' \
-            'RequiredBy=boot-complete.target' >/etc/systemd/system/frail.service
-        systemctl -q enable frail.service
-    }
     case $stage in
     1)
         mkdir /efi
@@ -295,7 +281,7 @@ ASSESSED = Scenario(
     + SIMULATED
     + """
         enlist
-        frail
+        health_check frail 'ExecStart=sh -c "! systemctl -q is-active mbecguard-lock.service"'
         mv /efi/loader/entries/lab.conf /efi/loader/entries/lab+3.conf
         restart
         ;;
