@@ -2,29 +2,32 @@
 # `make demo` and `make test` install what they need; nothing else has to be set up.
 BIN := .venv/bin
 # Code that decides or changes something has to be covered by branches.
-COVERED := src/mbecguard/plan/*,src/mbecguard/host/*,src/mbecguard/lock.py,src/mbecguard/pages.py
+COVERED := src/mbecguard/plan/*,src/mbecguard/host/*,src/mbecguard/lock/*,src/mbecguard/values/pages.py
+
+# Compiled once, not again in each of the tests' processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 CACHE := $(or $(MBECGUARD_CACHE),$(HOME)/.cache/mbecguard)
-KVM := $(CACHE)/kvm-modules/READY
+KVM := $(CACHE)/kvm-modules/7.2/READY $(CACHE)/kvm-modules/6.12/READY
 
-.PHONY: demo tour test check lint bench corpus lab selftests deb rpm clean setup setup-lab
+.PHONY: picture schemas demo tour test check lint bench corpus lab lab-full selftests deb rpm clean setup setup-lab
 
 # The real thing: a stock guest locks itself on emulated MBEC hardware, and an attack fails that ran before.
 demo: setup-lab $(KVM)
 	$(BIN)/python -m tools.demo
 
-# A minute, nothing emulated: recorded guests on the simulated host.
+# Nothing emulated: captured guests on the simulated host.
 tour: setup
 	$(BIN)/python -m tools.tour
 
-# Everything: lint, types, unit tests, recorded guests, guests booted in QEMU and on emulated MBEC hardware.
+# Everything: lint, types, unit tests, captured guests, guests booted in QEMU and on emulated MBEC hardware.
 test: setup-lab lint $(KVM)
 	$(BIN)/pytest -n 2 --cov --cov-report= tests/unit
 	$(BIN)/coverage report --include='$(COVERED)' --fail-under=95
 	$(BIN)/pytest -n 2 --dist loadfile tests --ignore tests/unit --ignore tests/test_lab.py
 	$(BIN)/pytest -n 2 --dist worksteal tests/test_lab.py
 
-# Under a minute: lint, types, unit tests.
+# Lint, types, unit tests: about a minute of CPU time.
 check: setup lint
 	$(BIN)/pytest -n 2 tests/unit
 
@@ -44,9 +47,17 @@ selftests: setup-lab $(KVM)
 	$(BIN)/python -m tests.lab.selftests --limit 1500
 	$(BIN)/python -m tests.lab.selftests --cpu amd --limit 1500
 
-# Record all guests of the corpus again, from Debian packages (about 15 minutes).
+# Capture all guests of the corpus again, from Debian packages (about half an hour).
 corpus: setup-lab
-	$(BIN)/python -m tests.corpus make
+	$(BIN)/python -m tests.corpus make --product
+
+# docs/schema/: again from the dataclasses.
+schemas: setup
+	$(BIN)/python -m tools.schemas
+
+# docs/design.svg, from its description in tools/picture.py.
+picture: setup
+	$(BIN)/python -m tools.picture
 
 # dist/: the packages, built in a clean Debian root.
 deb: setup-lab
@@ -63,8 +74,23 @@ setup-lab:
 lab: setup-lab $(KVM)
 	$(BIN)/pytest -n 2 --dist worksteal tests/test_lab.py
 
-$(KVM): $(shell find kvm-host -type f -not -path '*/tests/*')
-	kvm-host/build-in-root.sh
+# What is emulated and not in make test: hours.
+LAB := $(BIN)/python -m tests.lab run --limit 3000
+lab-full: setup-lab $(KVM)
+	$(LAB) --cpus 2 start-smep start-boot-cpu churn resets init without-ept smm-open late-vmxe moved
+	$(LAB) --host-kernel 6.12 --cpus 2 seal start-page start-smep start-boot-cpu smi smm-open late-vmxe churn moved
+	$(LAB) --kernel 7.2 --cpus 2 start-page start-smep start-boot-cpu smi
+	$(LAB) --guest systemd --cpus 2 killed rights does-nothing retries loops false-denials idle
+	$(LAB) --guest systemd --cpus 2 lock workload frozen free-space filters
+	$(LAB) --guest systemd --kernel 7.2 --cpus 2 free-space
+	$(LAB) --guest systemd --cpus 2 kept switches refusals locked-down hosts-say-no fuzzed
+	$(LAB) --guest installed --cpus 2 service
+	$(LAB) --guest installed --cpus 2 troubles learned early reboots broken-boots wrong-plan host-off mbec-off
+	$(LAB) --kvm stock --guest installed unsupported
+	$(LAB) --kvm plain --guest installed assessed
+
+$(CACHE)/kvm-modules/%/READY: $(shell find kvm-host -type f -not -path '*/tests/*')
+	kvm-host/build-in-root.sh $*
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist

@@ -35,6 +35,7 @@ struct list_page {
 static_assert(sizeof(struct list_page) <= PAGE_SIZE);
 static_assert(LIST_PAGES * LIST_ENTRIES == MBECGUARD_MAX_RANGES);
 
+static u64 pinned[2];	/* of CR0 and CR4; guarded by mbecg_lock */
 static bool sealed;	/* written under mbecg_lock; the notifier of sleep only reads it */
 
 bool mbecg_sealed(void)
@@ -72,20 +73,31 @@ int mbecg_query(void *argument)
 {
 	struct mbecguard_query *query = argument;
 
-	if (query->reserved)
+	if (query->word > MBECGUARD_MAX_WORD)
 		return -EINVAL;
-	return hypercall(PROTECT_MEMORY, 0, QUERY_MAGIC, &query->result);
+	return hypercall(PROTECT_MEMORY, 0, QUERY_MAGIC + query->word, &query->result);
+}
+
+/* Bits of CR0 or CR4 that the host has said it pinned. */
+u64 mbecg_pinned(u32 cr)
+{
+	lockdep_assert_held(&mbecg_lock);
+	return pinned[!!cr];
 }
 
 int mbecg_pin(void *argument)
 {
 	struct mbecguard_pin *pin = argument;
+	int err;
 
 	if (pin->cr != 0 && pin->cr != 4)
 		return -EINVAL;
 	if (mbecg_off)
 		return -EPERM;
-	return hypercall(LOCK_CR_UPDATE, pin->cr, pin->bits, &pin->result);
+	err = hypercall(LOCK_CR_UPDATE, pin->cr, pin->bits, &pin->result);
+	if (!err && pin->result >= 0)
+		pinned[!!pin->cr] |= pin->bits;
+	return err;
 }
 
 static struct list_page *next_page(const struct list_page *list)

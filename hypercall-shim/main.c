@@ -9,6 +9,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sched.h>
 #include <linux/uaccess.h>
 #include <asm/cpufeature.h>
 
@@ -195,8 +196,21 @@ exit_hold:
 }
 module_init(mbecg_init);
 
+/*
+ * `rmmod -f` asks no reference. Returning would give the canary's frame, which
+ * stays denied, to the next who allocates one, and take the hold away.
+ */
+static void stay(void)
+{
+	pr_alert("sealed: this module stays, and whoever wanted to remove it waits\n");
+	for (;;)
+		schedule_timeout_idle(MAX_SCHEDULE_TIMEOUT);
+}
+
 static void __exit mbecg_exit(void)
 {
+	if (mbecg_sealed())
+		stay();
 	misc_deregister(&device);
 	mbecg_hold_exit();
 }
@@ -204,3 +218,4 @@ module_exit(mbecg_exit);
 
 MODULE_DESCRIPTION("mbecguard: page permissions from the hypervisor");
 MODULE_LICENSE("GPL");
+MODULE_VERSION(MBECG_VERSION);

@@ -23,7 +23,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define MBECGUARD_ABI		1
+#define MBECGUARD_ABI		2
 #define MBECGUARD_MAX_RANGES	5408	/* 32 list pages of 169 entries */
 
 #define MBECGUARD_INFO_KVM	(1U << 0)	/* hypercalls reach KVM */
@@ -94,10 +94,12 @@ struct mbecguard_protect {
 	__s64 result;
 };
 
-/* Ask the host for its mode and state. */
+/* Ask the host for its mode and state; word 1 and up: of the extended query (docs/HOST-ABI.md), else EINVAL. */
+#define MBECGUARD_MAX_WORD	255
+
 struct mbecguard_query {
 	__u32 size;
-	__u32 reserved;
+	__u32 word;
 	__s64 result;
 };
 
@@ -122,6 +124,7 @@ struct mbecguard_pin {
  * of the kernel's own or a module's text (else EINVAL).
  * CLEAR: try to clear `bits` of CR0 or CR4 on the calling CPU, as an attacker
  * would, and restore them at once; only CR0.WP and CR4.SMEP, SMAP, UMIP (else EINVAL).
+ * EPERM: the kernel is locked down, and the host has not pinned the bits.
  * Of `va`, `cr` and `bits`, those that the kind does not name must be 0.
  */
 #define MBECGUARD_PROBE_CANARY	0

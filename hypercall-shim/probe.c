@@ -8,6 +8,7 @@
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/preempt.h>
+#include <linux/security.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
@@ -119,13 +120,18 @@ static bool is_text(u64 va)
 	return PAGE_ALIGNED(va) && va >= __START_KERNEL_map && va < MODULES_END && mbecg_executable(va);
 }
 
-/* Text with a symbol stays while preemption is off: symbols go first, then comes a grace period. */
-static bool has_symbol(unsigned long at)
+/*
+ * With preemption off text that has a symbol stays: symbols go first, then comes a grace period.
+ * Before that the module may have made way for another one.
+ */
+static bool is_ret(unsigned long at)
 {
 	char name[KSYM_SYMBOL_LEN];
+	u8 byte;
 
 	sprint_symbol(name, at);
-	return strncmp(name, "0x", 2);
+	return strncmp(name, "0x", 2) &&
+	       !copy_from_kernel_nofault(&byte, (void *)at, sizeof(byte)) && byte == RET_BYTE;
 }
 
 /* *at: the address of the first RET in the page at @va, 0 if it has none. */
@@ -163,7 +169,7 @@ static int probe_fetch(struct mbecguard_probe *probe)
 		return err;
 	probe->outcome = MBECGUARD_UNSUITABLE;
 	preempt_disable();
-	if (at && has_symbol(at))
+	if (at && is_ret(at))
 		tell(probe, enter(at, MBECG_RAN));
 	preempt_enable();
 	return 0;
@@ -232,6 +238,9 @@ static int probe_clear(struct mbecguard_probe *probe)
 
 	if (probe->va || !probe->bits || probe->bits & ~clearable(probe->cr))
 		return -EINVAL;
+	/* An NMI would run without the bits, unless the host has pinned them. */
+	if (probe->bits & ~mbecg_pinned(probe->cr) && security_locked_down(LOCKDOWN_MSR))
+		return -EPERM;
 	local_irq_save(flags);
 	before = read_cr_raw(probe->cr);
 	trap = write_cr_raw(probe->cr, before & ~probe->bits);

@@ -24,6 +24,7 @@ int mbecg_read_command_line(void);
 
 bool mbecg_kvm(void);
 bool mbecg_sealed(void);
+u64 mbecg_pinned(u32 cr);
 
 int mbecg_hold_init(void);
 void mbecg_hold_exit(void);

@@ -59,7 +59,10 @@ static int add(struct walk *walk, const struct mbecguard_mapping *more)
 	return walk->filled == walk->count ? FULL : 0;
 }
 
-/* its_init_thunk() in arch/x86/kernel/alternative.c writes `jmp *%reg` and int3, and the rest is int3. */
+/*
+ * its_init_thunk() in arch/x86/kernel/alternative.c writes `jmp *%reg` and int3, and the rest is int3. Where FineIBT is
+ * paranoid, an invalid instruction and `jne` to it come first; before UDB (d6) had a name it was ea.
+ */
 static bool is_thunks(const u8 *page)
 {
 	size_t i = 0;
@@ -67,6 +70,11 @@ static bool is_thunks(const u8 *page)
 	while (i < PAGE_SIZE) {
 		if (page[i] == INT3_BYTE) {
 			i++;
+			continue;
+		}
+		if (i + 3 <= PAGE_SIZE && (page[i] == 0xd6 || page[i] == 0xea) && page[i + 1] == 0x75 &&
+		    page[i + 2] == 0xfd) {
+			i += 3;
 			continue;
 		}
 		i += page[i] == 0x41;	/* REX.B: R8 to R15 */

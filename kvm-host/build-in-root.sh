@@ -2,14 +2,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # For the lab and for a check on any Debian machine: builds the modules for the newest cloud kernel of a series in a
 # root of its own. Needs root, mmdebstrap and debian-archive-keyring.
-# Usage: build-in-root.sh [JOBS [FOLDER]]   (FOLDER: $MBECGUARD_CACHE/kvm-modules)
+# Usage: build-in-root.sh SERIES [JOBS [FOLDER]]   (FOLDER: $MBECGUARD_CACHE/kvm-modules/SERIES)
 # Result: FOLDER/{kvm,kvm-intel,kvm-amd}.ko, and READY with the kernel release, written last.
 set -eu
-series=7.2 suite=forky
+series=$1
+case $series in
+6.12) suite=trixie ;;
+7.2) suite=forky ;;
+*) echo "build-in-root.sh: no Debian suite is known for kernel series $series" >&2; exit 2 ;;
+esac
 here=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 cache=${MBECGUARD_CACHE:-$HOME/.cache/mbecguard}
-root=$cache/kvm-build-root
-modules=${2:-$cache/kvm-modules}
+root=$cache/kvm-build-root-$series
+modules=${3:-$cache/kvm-modules/$series}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # shellcheck disable=SC2016
@@ -34,7 +39,7 @@ cp -a "$here" "$root/kvm-host"
 # objtool reads /proc; in a mount namespace of its own nothing stays mounted.
 # shellcheck disable=SC2016
 unshare --mount sh -ec 'mount -t proc proc "$1/proc"; exec chroot "$@"' sh "$root" \
-	/kvm-host/build.sh --kernel "${release#linux-headers-}" --output /out --jobs "${1:-$(nproc)}"
+	/kvm-host/build.sh --kernel "${release#linux-headers-}" --output /out --jobs "${2:-$(nproc)}"
 
 mkdir -p "$modules"
 rm -f "$modules/READY"

@@ -52,8 +52,8 @@ first() {
 release=$(cat "$headers/include/config/kernel.release")
 version=$(make -s -C "$headers" kernelversion)
 series=$(echo "$version" | cut -d. -f1,2)
-patch=$here/patches/$series.patch
-[ -f "$patch" ] || die "no patch for kernel series $series; there is $(cd "$here/patches" && echo *.patch)"
+[ -f "$here/patches/$series.patch" ] ||
+	die "no patch for kernel series $series; there are those of $(cd "$here/patches" && echo [0-9].*[0-9].patch | sed 's/\.patch//g')"
 [ -n "$source" ] || source=/usr/src/linux-source-$series.tar.xz
 [ -f "$source" ] || die "no kernel source $source (apt install linux-source-$series)"
 
@@ -82,7 +82,10 @@ found=$(field VERSION).$(field PATCHLEVEL).$(field SUBLEVEL)
 [ "$found" = "$version" ] || die "$source is version $found, but the headers of $release are $version"
 rm "$tree/Makefile"
 
-patch -s -p1 -F0 -d "$tree" <"$patch" || die "$patch does not apply to $source"
+# What a KVM lacks comes first: mode-based execute control, before 7.2.
+for patch in "$here/patches/$series-mbec.patch" "$here/patches/$series.patch"; do
+	[ ! -f "$patch" ] || patch -s -p1 -F0 -d "$tree" <"$patch" || die "$patch does not apply to $source"
+done
 cp "$here"/src/*.[ch] "$kvm"
 # Out of the tree, $(srctree) is where the headers are; the check of exports at the end greps it for the sources.
 # trace.h is included as ../../arch/x86/kvm/trace.h from some folder two levels deep.

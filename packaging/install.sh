@@ -15,7 +15,17 @@ put() { # MODE FOLDER FILE...
 
 manual() { # WHAT FILE
 	mkdir -p "$root$(dirname "$2")"
-	PYTHONPATH=src python3 -B -m mbecguard.manual "$1" >"$root$2"
+	PYTHONPATH=src python3 -B -m mbecguard.face.manual "$1" >"$root$2"
+}
+
+# The part of the agent that the host's program imports, in a place of its own: it needs neither the agent nor what that needs.
+host() { # FOLDER
+	PYTHONPATH=src python3 -B -c 'import sys, mbecguard.face.host_cli
+for name, module in sorted(sys.modules.items()):
+    if name.partition(".")[0] == "mbecguard": print(module.__file__)' | while read -r file; do
+		file=${file#"$PWD"/}
+		put 644 "$1/$(dirname "${file#src/}")" "$file"
+	done
 }
 
 # With the package's version, so that DKMS sees an update.
@@ -30,7 +40,10 @@ module() { # FOLDER
 (cd src && find mbecguard -name '*.py') | while read -r file; do
 	put 644 "/usr/share/mbecguard/$(dirname "$file")" "src/$file"
 done
-put 755 /usr/bin packaging/mbecguard
+put 644 /usr/share/mbecguard/schema docs/schema/*.json
+put 755 /usr/bin packaging/mbecguard packaging/mbecguard-host
+host /usr/share/mbecguard-host
+put 644 /usr/share/mbecguard-host/schema docs/schema/host-check-*.json
 put 644 /usr/lib/systemd/system systemd/*.service systemd/*.timer
 put 644 /usr/lib/systemd/system-preset systemd/*.preset
 put 644 /usr/lib/systemd/catalog systemd/*.catalog
@@ -39,6 +52,10 @@ manual toml5 /usr/share/man/man5/mbecguard.toml.5
 manual bash /usr/share/bash-completion/completions/mbecguard
 manual zsh "${ZSH_FUNCTIONS:-/usr/share/zsh/vendor-completions}/_mbecguard"
 manual fish /usr/share/fish/vendor_completions.d/mbecguard.fish
+manual host-man8 /usr/share/man/man8/mbecguard-host.8
+manual host-bash /usr/share/bash-completion/completions/mbecguard-host
+manual host-zsh "${ZSH_FUNCTIONS:-/usr/share/zsh/vendor-completions}/_mbecguard-host"
+manual host-fish /usr/share/fish/vendor_completions.d/mbecguard-host.fish
 manual default-toml /etc/mbecguard/mbecguard.toml
 mkdir -p "$root/etc/mbecguard/mbecguard.toml.d"
 module hypercall-shim

@@ -4,7 +4,7 @@
 # Needs root, mmdebstrap and debian-archive-keyring. $MBECGUARD_CACHE: where root and results are kept.
 suite=trixie
 needs=debhelper,dh-dkms,dh-python,lintian,rpm,python3-lz4,python3-psutil,python3-pyelftools,python3-systemd,python3-zstandard
-parts="CHANGES.md COPYING README.md docs hypercall-shim kvm-host packaging src systemd"
+parts="CHANGES.md COPYING README.md SECURITY.md docs hypercall-shim kvm-host packaging src systemd"
 cache=${MBECGUARD_CACHE:-$HOME/.cache/mbecguard}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' src/mbecguard/__init__.py)

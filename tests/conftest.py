@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""For all tests: names of parametrised tests have to be the same in every process (pytest-xdist)."""
+"""For all tests: names that are the same in every process (pytest-xdist), and a command line to type into."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
+
+from tests.shell import Shell
 
 # No test fails because a machine is slow.
 settings.register_profile("patient", deadline=None)
@@ -14,3 +18,9 @@ settings.load_profile("patient")
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     # Compressed data can hold the time at which it was made.
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    (tmp_path / "state").mkdir()
+    return Shell(tmp_path / "guest", capsys)

@@ -6,11 +6,11 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-from mbecguard.ept import Ept, Mode
 from mbecguard.host.base import HostMode, Permission, Protection
-from mbecguard.host.hypervisor import Hypervisor, Options
+from mbecguard.host.simulated.ept import Ept, Mode
+from mbecguard.host.simulated.hypervisor import Hypervisor, Options
 from mbecguard.host.wire import Limits
-from mbecguard.pages import PageRange
+from mbecguard.values.pages import PageRange
 
 R, W, X, IMM = Permission.READ, Permission.WRITE, Permission.EXEC, Permission.IMMUTABLE
 SUPERVISOR, USER = Mode.SUPERVISOR, Mode.USER

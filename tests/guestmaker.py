@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A small synthetic guest, written as a recording (DESIGN section 5): describe it, change it, write it."""
+"""A small synthetic guest, written as a capture (docs/DESIGN.md, section 5): describe it, change it, write it."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Description:
         return sorted((text, *modules, *self.code), key=lambda code: code.va)
 
     def content(self) -> dict[str, bytes]:
-        """Every file of the recording by its path."""
+        """Every file of the capture by its path."""
         texts = {**self._proc(), **self._sys(), "memory.json": json.dumps(self._memory(), indent=1)}
         rows = ",\n".join(json.dumps(code.row()) for code in self.mappings())
         texts["execmap.json"] = f'{{"schema":"mbecguard.execmap/1","mappings":[\n{rows}\n]}}\n'
@@ -151,7 +151,7 @@ class Description:
         return {path: data for path, data in sorted(files.items()) if data is not None}
 
     def write(self, folder: Path) -> Path:
-        """Make the recording; `folder` may exist."""
+        """Make the capture; `folder` may exist."""
         for path, data in self.content().items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
@@ -210,7 +210,7 @@ class Description:
 
 
 def module_path(name: str) -> str:
-    """Where the file of a module lies in a recording."""
+    """Where the file of a module lies in a capture."""
     return f"lib/modules/{RELEASE}/kernel/drivers/{name.replace('_', '-')}.ko.xz"
 
 
@@ -247,6 +247,8 @@ SCATTERED = Description(
 )
 
 BLOCK_VA, BLOCK_PA = MODULE_ZONE + 0x600000, 0x11C00000
+#: Pages of the block: a thunk, the modules, tracer and probe; the rest is free.
+_IN_USE = {0, 0x20, 0x30, *range(8, 11), 0x40, 0x41}
 #: As 7.2: one 2 MiB block that modules, ITS thunks, tracer and probes share.
 SHARED_BLOCK = replace(
     SCATTERED,
@@ -258,4 +260,5 @@ SHARED_BLOCK = replace(
         f"{BLOCK_VA + 0x30000:016x} t kprobe_insn_page\t[__builtin__kprobes]",
     ),
     thunks=(BLOCK_PA >> 12,),
+    int3=tuple((BLOCK_PA >> 12) + page for page in range(MIB2) if page not in _IN_USE),
 )

@@ -7,27 +7,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mbecguard.audit.record import Record, Step
-from mbecguard.audit.status import Status, status
-from mbecguard.audit.store import Store
-from mbecguard.ept import Ept
-from mbecguard.errors import UserError, die
-from mbecguard.events import Event, message
-from mbecguard.freeze import SWITCHES, Decision, LiveKnobs
-from mbecguard.host.base import Host, HostStatus, Outcome, Protection
-from mbecguard.host.hypervisor import Options
-from mbecguard.host.simulator import SimulatedHost
+from mbecguard.host.base import Host, HostDetails, HostStatus, Outcome, Protection
+from mbecguard.host.simulated.ept import Ept
+from mbecguard.host.simulated.host import SimulatedHost
+from mbecguard.host.simulated.hypervisor import Options
 from mbecguard.host.wire import Limits
-from mbecguard.lock import Transaction
+from mbecguard.lock.context import Seen
+from mbecguard.lock.room import NoRoom, Room
+from mbecguard.lock.transaction import Transaction
 from mbecguard.plan.planner import Plan
 from mbecguard.plan.policy import Policy
-from tests.plans import CANARY, PFNS, make_plan
+from mbecguard.records.identity import Identity
+from mbecguard.records.record import Record, Step
+from mbecguard.records.status import Status, status
+from mbecguard.records.store import Store
+from mbecguard.switches import SWITCHES, Decision, LiveKnobs
+from mbecguard.values.errors import UserError, die
+from mbecguard.values.events import Event, message
+from tests.plans import CANARY, PFNS, make_plan, with_free_space
 
 BOOT = "11111111-2222-3333-4444-555555555555"
 OPTIONS = Options(limits=Limits(max_pfn=PFNS))
 BEFORE = {s.knob: "0" if s.value == "1" else "1" for s in SWITCHES}
 AFTER = {s.knob: s.value for s in SWITCHES}
 ONE_WAY = {s.knob for s in SWITCHES if s.one_way}
+FROZEN = {s.knob: BEFORE[s.knob] if s.one_way else s.value for s in SWITCHES}  #: before the seal
+
+
+#: Steps of a lock of the bench: its BPF programs are interpreted after the freeze.
+STEPS = tuple(step for step in Step if step is not Step.RESERVE)
 
 
 class WrappedHost:
@@ -46,13 +54,17 @@ class WrappedHost:
         self.hook("protect")
         self.inner.protect(request)
 
-    def pin(self) -> None:
+    def pin(self) -> tuple[str, ...]:
         self.hook("pin")
-        self.inner.pin()
+        return self.inner.pin()
 
     def pinned(self) -> bool:
         self.hook("pinned")
         return self.inner.pinned()
+
+    def details(self) -> HostDetails | None:
+        self.hook("details")
+        return self.inner.details()
 
     def hold_modules(self, hold: bool) -> None:
         self.hook("hold_modules")
@@ -92,9 +104,12 @@ class Bench:
     options: Options = OPTIONS
     boot_id: str = BOOT
     plans: list[Plan] = field(default_factory=lambda: [make_plan()])  #: what the surveys find, the last one for ever
+    roomy: Plan | None = None  #: what is applied until the freeze; None: what is sealed, with free space
     mode: str = "enforce"
     decisions: tuple[Decision, ...] = tuple(Decision(switch, "auto", None) for switch in SWITCHES)
     policy: Policy = field(default_factory=Policy)
+    room: Room = field(default_factory=NoRoom)
+    packs: int = 8
     policies: list[Policy] = field(default_factory=list)  #: of each look
     told: list[tuple[Event, dict[str, str]]] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
@@ -112,12 +127,13 @@ class Bench:
     def knob_file(self, name: str) -> Path:
         return self.folder / "root" / (name[1:] if name.startswith("/") else f"proc/sys/{name.replace('.', '/')}")
 
-    def look(self, policy: Policy) -> Plan:
+    def look(self, policy: Policy) -> Seen:
         self.policies.append(policy)
-        return self.plans.pop(0) if len(self.plans) > 1 else self.plans[0]
+        plan = self.plans.pop(0) if len(self.plans) > 1 else self.plans[0]
+        roomy = self.roomy or (plan if self.mode == "audit" else with_free_space(plan))
+        return Seen(plan, roomy, self.decisions, policy)
 
     def tell(self, event: Event, facts: dict[str, str]) -> None:
-        assert message(event, facts)  # every fact that the text needs is there
         self.told.append((event, facts))
 
     def transaction(self, host: Host | None = None, reach: Callable[[Step], None] = nothing) -> Transaction:
@@ -125,18 +141,22 @@ class Bench:
             host=host or self.host,
             look=self.look,
             store=self.store,
-            boot_id=self.boot_id,
-            decisions=self.decisions,
+            identity=Identity(self.boot_id),
             knobs=self.knobs,
             policy=self.policy,
             mode=self.mode,
             tell=self.tell,
+            room=self.room,
+            packs=self.packs,
             reach=reach,
             sleep=self.slept.append,
         )
 
     def lock(self, host: Host | None = None, reach: Callable[[Step], None] = nothing) -> Record:
-        return self.transaction(host, reach).run()
+        try:
+            return self.transaction(host, reach).run()
+        finally:
+            assert all(message(event, facts) for event, facts in self.told)  # every fact that the texts need is there
 
     def fails(self, host: Host | None = None, reach: Callable[[Step], None] = nothing) -> UserError:
         """The error that a lock ends with."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from mbecguard import __version__
 from tests.corpus.archive import kernel, source_line
 from tests.corpus.cache import built, cache_dir, digest, run, say
-from tests.lab.layers import HOST_SUITE
+from tests.lab.layers import HOST_SERIES, HOST_SUITES
 
 PROJECT = Path(__file__).parents[1]
 PACKAGING = PROJECT / "packaging"
@@ -95,7 +95,7 @@ def suite_root(suite: str, *more: str) -> Path:
     )
     release = kernel(suite).release
     packages = [*depends, "dkms", f"linux-headers-{release}", "man-db", "openssl", "systemd", *more]
-    if suite == HOST_SUITE:  # DKMS of 2026 leaves modules.dep alone where there are no other modules
+    if suite == HOST_SUITES[HOST_SERIES]:  # DKMS of 2026 leaves modules.dep alone where there are no other modules
         packages.append(f"linux-modules-{release}")
     words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", suite]
 

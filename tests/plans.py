@@ -7,19 +7,25 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from mbecguard.audit.record import EXPECTED, Evidence, Probe, Record, State
 from mbecguard.host.base import Outcome
-from mbecguard.pages import PageRange
-from mbecguard.plan.findings import Finding, finding
+from mbecguard.plan.findings import finding
 from mbecguard.plan.planner import KeepRange, Plan, PlanKernel, Totals
 from mbecguard.plan.policy import CodeKind, Policy
-from mbecguard.serial import digest
+from mbecguard.records.chain import Entry
+from mbecguard.records.identity import Identity
+from mbecguard.records.record import EXPECTED, Evidence, Probe, Record, State
+from mbecguard.records.store import Store
+from mbecguard.values.codec import digest
+from mbecguard.values.findings import Finding
+from mbecguard.values.pages import PageRange
 
 PFNS = 64  #: page frames of the guest-physical space
 CANARY = 42  #: lies inside a kept range, as in a guest whose modules share 2 MiB blocks
 TEXT_VA = 0xFFFFFFFF81000000
 SPANS = ((2, 3), (8, 12), (20, 21), (40, 44))
-BLOCKER = finding("module-busy", module="nft", state="Loading")
+FREE = (60, 62)  #: free space, which the seal drops
+BLOCKER = finding("module-busy", module="nft", state="Loading")  #: can go away by itself
+LASTING = finding("module-build-id", module="xfs", image="ab", running="cd")
 
 _KINDS = (CodeKind.TRAMPOLINE, CodeKind.KERNEL_TEXT, CodeKind.ITS_THUNK, CodeKind.EXECMEM)
 
@@ -43,7 +49,15 @@ def make_plan(
         totals=Totals(sum(len(k.pages) for k in keep), len(keep), mixed_2m=1),
         findings=findings,
     )
-    return replace(plan, digest=digest(plan.to_json()))
+    content = plan.to_json()
+    del content["digest"]
+    return replace(plan, digest=digest(content))
+
+
+def with_free_space(plan: Plan) -> Plan:
+    """What is applied before the seal of `plan`: the frames of FREE stay executable as well."""
+    spans = (*((k.start, k.end) for k in plan.keep), FREE)
+    return make_plan(spans, plan.max_pfn, plan.findings)
 
 
 def kept_frames(plan: Plan) -> set[int]:
@@ -60,8 +74,7 @@ def make_record(state: State = State.SEALED, boot_id: str = "boot", **changes: A
     """A record of a lock on the simulator."""
     record = Record(
         time="2026-01-02T03:04:05+00:00",
-        boot_id=boot_id,
-        agent="0.0",
+        identity=Identity(boot_id, "ab" * 16, "guest", release="6.12.0-test", agent="0.0"),
         host="simulator",
         simulated=True,
         mode="enforce",
@@ -71,7 +84,22 @@ def make_record(state: State = State.SEALED, boot_id: str = "boot", **changes: A
         frozen=("kernel.modules_disabled",),
         pinned=True,
         generation=1,
-        plan=make_plan(),
+        plan_digest=PLAN.digest,
+        totals=PLAN.totals,
         policy=Policy(),
     )
     return replace(record, **changes)
+
+
+PLAN = make_plan()  #: the one that these records name
+
+
+def keep(store: Store, record: Record) -> Entry:
+    """Have a record in the history."""
+    return store.append(record, PLAN)
+
+
+def kept(store: Store) -> list[Record]:
+    """All records of a history that can be believed, oldest first."""
+    found = [entry for _, entry in store.history.chain.walk(store.history.head())]
+    return [entry.record for entry in reversed(found) if isinstance(entry, Entry)]

@@ -3,25 +3,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from mbecguard import settings
-from mbecguard.audit.attempts import Attempt, BootFile
-from mbecguard.audit.store import Store
-from mbecguard.boot import Service
-from mbecguard.events import Event, Tell, message
+import pytest
+
 from mbecguard.guest.live import KcoreSource
 from mbecguard.guest.source import Guest
 from mbecguard.guest.tree import Tree
 from mbecguard.host.base import Host
-from mbecguard.host.simulator import SimulatedHost
-from mbecguard.lock import Transaction
+from mbecguard.host.simulated.host import SimulatedHost
+from mbecguard.lock.transaction import Transaction
+from mbecguard.records.boots import Attempt, BootFile
+from mbecguard.records.record import State
+from mbecguard.records.store import Store
+from mbecguard.service.boot import Service
 from mbecguard.session import Places, Session
+from mbecguard.settings.load import load as load_settings
+from mbecguard.values.errors import UserError
+from mbecguard.values.events import Event, Tell, message
 from tests.lockbench import Bench
 from tests.plans import CANARY
 
+NOTHING = "nothing to confirm: the service did not lock this boot, or it is confirmed already\n"
 KERNEL = "6.12.0-test"
 BOOTS = [f"{number}1111111-2222-3333-4444-555555555555" for number in range(9)]
 
@@ -39,7 +45,7 @@ class BenchSession(Session):
         for name, text in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text + "\n")
-        return Guest(Tree(root), KcoreSource(), None, None, live=False)
+        return Guest(Tree(root), KcoreSource(), (), (), live=False)
 
     @property
     def store(self) -> Store:
@@ -74,7 +80,7 @@ class Boot:
     @property
     def session(self) -> BenchSession:
         return BenchSession(
-            settings=settings.load(overrides=["lock.host=simulator", *self.options]),
+            settings=load_settings(overrides=["lock.host=simulator", *self.options]),
             places=Places(self.folder / "state", self.folder / "cache"),
             bench=self.bench,
         )
@@ -98,3 +104,18 @@ class Boot:
 
     def events(self) -> list[Event]:
         return [event for event, _ in self.told]
+
+
+def fails(action: Callable[[], object]) -> UserError:
+    with pytest.raises(UserError) as caught:
+        action()
+    return caught.value
+
+
+def locked(boot: Boot) -> bool:
+    return boot.session.status().state is State.SEALED
+
+
+def untouched(boot: Boot) -> bool:
+    answer = boot.host.query()
+    return not (answer.restricted or answer.sealed or boot.host.modules_held or answer.generation)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.guest.recorded import recorded_guest
+from mbecguard.guest.captured import captured_guest
 from mbecguard.guest.survey import survey
-from mbecguard.pages import PageRange, PageSet
 from mbecguard.plan.planner import build_plan
 from mbecguard.plan.policy import Policy
+from mbecguard.values.pages import PageRange, PageSet
 from tests.corpus.archive import kernel
 from tests.corpus.boot import boot
 from tests.corpus.guests import find
@@ -29,7 +29,7 @@ def test_the_product_records_a_running_guest(tmp_path: Path) -> None:
     assert guest
     folder = boot(guest, product=True)
     image = kernel(guest.suite).image
-    facts, symbols = survey(recorded_guest(folder / "product").with_images(image, None), tmp_path)
+    facts, symbols = survey(captured_guest(folder / "product").with_images(image), tmp_path)
     plan = build_plan(facts, Policy(), symbols.nearest)
     assert not plan.blockers
     witness = json.loads((folder / "oracle.json").read_text())["tables"]

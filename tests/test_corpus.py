@@ -17,20 +17,22 @@ from typing import Any
 
 import pytest
 
-from mbecguard.ept import Mode
+from mbecguard.guest.captured import captured_guest
 from mbecguard.guest.execmap import load
-from mbecguard.guest.recorded import recorded_guest
 from mbecguard.guest.survey import Survey, survey
 from mbecguard.guest.tree import Tree
-from mbecguard.host.hypervisor import Options
-from mbecguard.host.simulator import SimulatedHost
+from mbecguard.host.simulated.ept import Mode
+from mbecguard.host.simulated.host import SimulatedHost
+from mbecguard.host.simulated.hypervisor import Options
 from mbecguard.host.wire import Limits
-from mbecguard.lock import request
-from mbecguard.pages import PAGE_SHIFT, PageRange, PageSet
+from mbecguard.lock.request import request
 from mbecguard.plan.planner import Plan, build_plan, plan_from_json
 from mbecguard.plan.policy import CodeKind, Policy
-from mbecguard.serial import decode, encode
+from mbecguard.values.codec import decode, encode
+from mbecguard.values.facts import known
+from mbecguard.values.pages import PAGE_SHIFT, PageRange, PageSet
 from tests import corpus, readelf
+from tests.looked import looked
 
 GUESTS = corpus.names()
 LINKED_AT = 0xFFFFFFFF81000000
@@ -64,7 +66,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def make_case(name: str, into: Path) -> Case:
     folder = corpus.unpack(name, into)
-    facts, symbols = survey(recorded_guest(folder), into / "cache")
+    facts, symbols = survey(captured_guest(folder), into / "cache")
     return Case(name, folder, facts, build_plan(facts, Policy(), symbols.nearest), corpus.witness(name))
 
 
@@ -82,6 +84,11 @@ def test_the_guest_is_a_real_one(case: Case) -> None:
     assert readelf.build_id(case.folder / "boot/vmlinuz") == case.survey.kernel.build_id
 
 
+def test_no_fact_is_missing(case: Case, tmp_path: Path) -> None:
+    found = {finding.id for finding in looked(case.folder, tmp_path).check().findings}
+    assert not found & {"source-unknown", "freeze-unknown", "start-page-kept", "guest-unreadable"}
+
+
 def test_recorded_page_tables_are_those_that_the_host_saw(case: Case) -> None:
     mappings = load(Tree(case.folder).text("execmap.json") or "")
     ours = {
@@ -91,7 +98,9 @@ def test_recorded_page_tables_are_those_that_the_host_saw(case: Case) -> None:
         for page in range(m.virtual.start, m.virtual.end)
     }
     assert ours == case.executable
-    assert PageSet(case.survey.memory.int3_pages) == PageSet(PageRange(*run) for run in case.witness["int3_pages"])
+    assert PageSet(known(case.survey.memory.int3_pages, ())) == PageSet(
+        PageRange(*run) for run in case.witness["int3_pages"]
+    )
 
 
 def test_plan_is_clean_and_tiles_the_physical_space(case: Case) -> None:
@@ -166,13 +175,13 @@ def test_tight_policy_drops_exactly_the_padding(case: Case) -> None:
 
 def test_plans_are_the_same_to_the_byte_in_any_process(case: Case, tmp_path: Path) -> None:
     options = ["--json", "--guest", str(case.folder), "--cache-dir", str(tmp_path)]
-    command = [sys.executable, "-m", "mbecguard.cli", "plan", *options]
+    command = [sys.executable, "-m", "mbecguard", "plan", *options]
     outputs = [
         subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}).stdout
         for seed in ("1", "2")
     ]
     assert outputs[0] == outputs[1]
-    assert plan_from_json(json.loads(outputs[0])) == case.plan
+    assert plan_from_json(json.loads(outputs[0])) == looked(case.folder, tmp_path / "other").look().plan
 
 
 def test_survey_and_plan_round_trip(case: Case) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 from tests.corpus.archive import kernel, source_line
 from tests.corpus.cache import built, cache_dir, digest, run, say
-from tests.lab.layers import HOST_SUITE
+from tests.lab.layers import HOST_SERIES, HOST_SUITES
 from tests.lab.locks import alone
 from tests.packages import Steps, reader
 
@@ -71,7 +71,7 @@ step gone dkms status mbecguard-kvm/1
 
 @pytest.fixture(scope="module")
 def release() -> str:
-    return kernel(HOST_SUITE).release
+    return kernel(HOST_SUITES[HOST_SERIES]).release
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +88,11 @@ def steps(release: str) -> Steps:
 def dkms_root(release: str) -> Path:
     """With what README tells to install, the stock modules, and openssl, which makes DKMS sign."""
     packages = ["dkms", "openssl", "linux-source-7.2", f"linux-headers-{release}", f"linux-modules-{release}"]
-    words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", HOST_SUITE]
+    words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", HOST_SUITES[HOST_SERIES]]
 
     def make(scratch: Path) -> None:
-        say(f"{HOST_SUITE} root by mmdebstrap: {' '.join(packages)}")
-        run([*words, scratch / "root", source_line(HOST_SUITE)], limit=LIMIT)
+        say(f"{HOST_SUITES[HOST_SERIES]} root by mmdebstrap: {' '.join(packages)}")
+        run([*words, scratch / "root", source_line(HOST_SUITES[HOST_SERIES])], limit=LIMIT)
 
     return built(cache_dir() / f"lab-dkms-root-{digest(*words)}", make)
 

@@ -16,14 +16,16 @@ import pytest
 from mbecguard import __version__
 from tests.corpus.archive import kernel
 from tests.corpus.cache import run
-from tests.lab.layers import HOST_SUITE
+from tests.lab.layers import HOST_SERIES, HOST_SUITES
 from tests.lab.locks import alone
 from tests.packages import LIMIT, OLDER, PROJECT, Step, Steps, build, build_older, reader, steps_in, suite_root
 from tests.test_kvm_host_dkms import MODULES, dkms_root
+from tools import schemas
 
 pytestmark = pytest.mark.lab
 
 SYSTEMD = PROJECT / "systemd"
+NAMES = ("mbecguard", "mbecguard-shim-dkms", "mbecguard-host")  #: of the guest's packages, and what has no module
 SUITES = ("trixie", "bookworm", "forky")
 UNITS = sorted(path.name for path in SYSTEMD.glob("mbecguard*") if path.suffix in (".service", ".timer"))
 #: What apt, dpkg, man, systemctl and DKMS keep for themselves.
@@ -45,7 +47,7 @@ depmod "$release"
 LIFE = f"""
 {WORDS}
 get() {{ apt-get -qy --no-install-recommends -o APT::Sandbox::User=root "$@"; }}
-debs() {{ echo /packages/mbecguard_$1_all.deb /packages/mbecguard-shim-dkms_$1_all.deb; }}
+debs() {{ for name in {" ".join(NAMES)}; do echo /packages/${{name}}_$1_all.deb; done; }}
 enabled() {{ for unit in $units; do echo $unit $(systemctl is-enabled $unit); done; }}
 state() {{ ls /var/lib/mbecguard /var/cache/mbecguard /etc/mbecguard /etc/mbecguard/*.d /etc/modules-load.d; }}
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
@@ -62,10 +64,11 @@ step signer modinfo -k "$release" -F signer mbecguard_shim
 step preset systemctl preset $units
 step enabled enabled
 step verify systemd-analyze verify $units
-step man man -w mbecguard mbecguard.toml
+step man man -w mbecguard mbecguard.toml mbecguard-host
 step bash bash -n /usr/share/bash-completion/completions/mbecguard
 step catalog journalctl --list-catalog
 step check mbecguard check --json
+step host.check mbecguard-host check --no-machines --json
 echo 'raise SystemExit(9)' >/tmp/argparse.py
 step isolated env PYTHONPATH=/tmp mbecguard --version
 step planted env PYTHONPATH=/tmp python3 -B -c 'import argparse'
@@ -85,7 +88,7 @@ step enabled.new enabled
 step edited tail -n 1 /etc/mbecguard/mbecguard.toml
 step scripts sh -c 'cat /var/lib/dpkg/info/mbecguard.p*'
 
-must remove get remove mbecguard mbecguard-shim-dkms
+must remove get remove {" ".join(NAMES)}
 step shim.gone shim
 step state state
 must purge get purge mbecguard mbecguard-shim-dkms
@@ -129,9 +132,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module", params=SUITES)
 def life(request: pytest.FixtureRequest, packages: dict[str, Path]) -> Steps:
-    names = [
-        f"{name}_{version}_all.deb" for name in ("mbecguard", "mbecguard-shim-dkms") for version in (OLDER, __version__)
-    ]
+    names = [f"{name}_{version}_all.deb" for name in NAMES for version in (OLDER, __version__)]
     with alone(f"packages-{request.param}", LIMIT):
         return reader(steps_in(suite_root(request.param), [packages[name] for name in names], LIFE))
 
@@ -169,8 +170,8 @@ def test_systemd_takes_the_units(life: Steps) -> None:
 
 
 def test_the_manual_is_found(life: Steps) -> None:
-    pages = ["/usr/share/man/man8/mbecguard.8.gz", "/usr/share/man/man5/mbecguard.toml.5.gz"]
-    assert lines(life("man")) == pages
+    pages = ("man8/mbecguard.8", "man5/mbecguard.toml.5", "man8/mbecguard-host.8")
+    assert lines(life("man")) == [f"/usr/share/man/{page}.gz" for page in pages]
     assert life("bash").status == 0
 
 
@@ -187,6 +188,10 @@ def test_check_gives_an_answer(life: Steps) -> None:
     assert "Traceback" not in step.text
     assert step.status == 3
     assert json.loads(step.text[step.text.index("{") :])["findings"]
+
+
+def test_the_host_s_program_gives_an_answer(life: Steps) -> None:
+    assert json.loads(life("host.check").text)["schema"] == "mbecguard.host-check/1"
 
 
 def test_the_environment_plants_no_code(life: Steps) -> None:
@@ -228,7 +233,7 @@ def test_purge_leaves_nothing_behind(life: Steps) -> None:
 
 @pytest.fixture(scope="module")
 def host(packages: dict[str, Path]) -> Iterator[tuple[str, Steps]]:
-    release = kernel(HOST_SUITE).release
+    release = kernel(HOST_SUITES[HOST_SERIES]).release
     with alone("lab-dkms", LIMIT):
         script = HOST_LIFE.replace("$1", release)
         package = packages[f"mbecguard-kvm-host-dkms_{__version__}_all.deb"]
@@ -253,6 +258,11 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_every_unit_is_packaged(packages: dict[str, Path]) -> None:
     held = {Path(path).name for path in held_by(packages[f"mbecguard_{__version__}_all.deb"])}
     assert {path.name for path in SYSTEMD.iterdir()} <= held
+
+
+def test_every_schema_is_packaged(packages: dict[str, Path]) -> None:
+    held = held_by(packages[f"mbecguard_{__version__}_all.deb"])
+    assert {f"/usr/share/mbecguard/schema/{name}" for name in schemas.texts()} <= set(held)
 
 
 @pytest.mark.parametrize("name", ["mbecguard", "mbecguard-shim-dkms"])

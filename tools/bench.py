@@ -20,12 +20,12 @@ from mbecguard.guest.execmap import PageTables
 from mbecguard.guest.procfs import parse_modules
 from mbecguard.guest.tree import Tree
 from mbecguard.image.kernel import unpack
-from mbecguard.pages import PAGE_SIZE
+from mbecguard.values.pages import PAGE_SIZE
 from tests import corpus
 
 GUEST = "trixie-6.12-a"
 ROUNDS = 7
-IMPORTS = "import elftools.elf.elffile, zstandard, lzma, json, hashlib, argparse, mbecguard.cli"
+IMPORTS = "import elftools.elf.elffile, zstandard, lzma, json, hashlib, argparse, mbecguard.face.cli"
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def planning(scratch: Path) -> None:
         options += ["--kernel-image", str(image), "--modules-dir", str(modules)]
     else:
         print("no full-size images at hand (`make corpus` fetches them): file skeletons instead, (a) cannot be told")
-    command = [sys.executable, "-m", "mbecguard.cli", "plan", "--json", *options]
+    command = [sys.executable, "-m", "mbecguard", "plan", "--json", *options]
 
     def plan() -> None:
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)

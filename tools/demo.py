@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from mbecguard.errors import Exit, UserError
+from mbecguard.values.errors import Exit, UserError
 from tests.lab import verdict
 from tests.lab.layers import GUEST_SUITES, Host, Stack, Userland
 from tests.lab.run import Progress, run

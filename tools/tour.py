@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Without an emulator: lock recorded guests on the simulated host, then look at the running kernel."""
+"""Without an emulator: lock captured guests on the simulated host, then look at the running kernel."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from mbecguard.errors import Exit
+from mbecguard.values.errors import Exit
 from tests import corpus
 
-MBECGUARD = (sys.executable, "-m", "mbecguard.cli")
+MBECGUARD = (sys.executable, "-m", "mbecguard")
 GUEST, OTHER = "trixie-6.12-uefi", "forky-7.2-its"
 
 
@@ -38,11 +38,11 @@ class Scenes:
         self.failures = 0
 
     def locked_guest(self) -> None:
-        """Plan, lock, prove and report a recorded guest."""
+        """Plan, lock, prove and report a captured guest."""
         release = corpus.about(GUEST)["release"]
-        self._title(f"A stock Debian guest ({release}, UEFI, 5-level page tables), recorded from a real boot")
+        self._title(f"A stock Debian guest ({release}, UEFI, 5-level page tables), captured from a real boot")
         guest = self._unpack(GUEST)
-        self._run(Exit.REFUSED, "status", *guest)
+        self._run(Exit.OPEN, "status", *guest)
         self._run(Exit.OK, "check", *guest)
         self._run(Exit.OK, "lock", *guest)
         self._run(Exit.OK, "status", *guest)
@@ -73,6 +73,7 @@ class Scenes:
     def _unpack(self, name: str, label: str = "") -> tuple[str, ...]:
         into = self._scratch / (label or name)
         folder = corpus.unpack(name, into)
+        (into / "state").mkdir()
         cache = str(self._scratch / "cache")
         return ("--guest", str(folder), "--state-dir", str(into / "state"), "--cache-dir", cache)
 

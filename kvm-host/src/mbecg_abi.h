@@ -28,7 +28,21 @@
 #define MBECG_STATUS_SEALED	7
 #define MBECG_STATUS_VERSION	8
 #define MBECG_STATUS_GENERATION	16
-#define MBECG_ABI_VERSION	1
+#define MBECG_STATUS_SMM_OPEN	48
+#define MBECG_ABI_VERSION	2
+
+/* Words of the extended query: MBECG_QUERY_MAGIC + n. None has bit 63 set. */
+enum mbecg_word {
+	MBECG_WORD_STATUS,
+	MBECG_WORD_DIGEST,	/* the first of eight, 32 bits each */
+	MBECG_WORD_DENIED = 9,
+	MBECG_WORD_REFUSED,
+	MBECG_WORD_CR0,
+	MBECG_WORD_CR4,
+	MBECG_WORD_LIST_PAGES,
+	MBECG_WORD_BOUNDARIES,
+	MBECG_WORDS,
+};
 
 enum mbecg_mode { MBECG_OFF, MBECG_ENFORCE, MBECG_AUDIT };
 

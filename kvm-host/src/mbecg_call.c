@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The hypercalls. Guest memory is copied once, before any lock: that may wait for user space. */
+#include <linux/vmalloc.h>
+#include <crypto/sha2.h>
+
 #include "lapic.h"
 #include "mmu.h"
 #include "mmu/spte.h"
-#include "regs.h"
+#include "mbecg_compat.h"
 #include "smm.h"
 #include "x86.h"
 #include "mbecg.h"
 
-#define PINNABLE_CR0	(X86_CR0_WP | X86_CR0_PG)
-#define PINNABLE_CR4	(X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_UMIP)
-
 static_assert(sizeof(struct mbecg_list) == PAGE_SIZE);
+static_assert(MBECG_DIGEST_SIZE == SHA256_DIGEST_SIZE);
 static_assert(KVM_EPERM == EPERM && KVM_E2BIG == E2BIG && KVM_EFAULT == EFAULT);
 static_assert(KVM_EINVAL == EINVAL && KVM_EOPNOTSUPP == EOPNOTSUPP);
 
@@ -80,28 +81,43 @@ static int fill_map(const struct mbecg_map *old, struct mbecg_map *new,
 	return 0;
 }
 
-static int apply_request(struct kvm *kvm, const struct request *request)
+/* @replaced: the map that is the VM's no more, if there was one. */
+static int change_map(struct kvm *kvm, const struct request *request, struct mbecg_map **replaced)
 {
-	const struct mbecg_map *old;
+	const struct mbecg_map *old = mbecg_map_locked(kvm);
 	struct mbecg_map *new;
 	int r;
 
-	guard(mutex)(&to_mbecg(kvm)->lock);
-	old = mbecg_map_locked(kvm);
-	new = kvmalloc(struct_size(new, keys, mbecg_map_room(old, request->nr_ranges)),
-		       GFP_KERNEL_ACCOUNT);
+	new = __vmalloc(struct_size(new, keys, mbecg_map_room(old, request->nr_ranges)),
+			GFP_KERNEL_ACCOUNT);
 	if (!new)
 		return -E2BIG;
 	r = fill_map(old, new, request);
 	if (r || mbecg_map_equal(old, new))
 		goto free_map;
+	sha256((const u8 *)new->keys, new->nr * sizeof(*new->keys), new->digest);
+	r = new->sealed && mbecg_smram_open(kvm) ? -EOPNOTSUPP : 0;
+	if (r)
+		goto free_map;
 	if (new->nr) {
-		mbecg_publish(kvm, new);
+		*replaced = mbecg_publish(kvm, new);
 		return 0;
 	}
-	mbecg_publish(kvm, NULL);
+	*replaced = mbecg_publish(kvm, NULL);
 free_map:
-	kvfree(new);
+	vfree(new);
+	return r;
+}
+
+/* The caller itself waits until nobody reads the old map: so they cannot pile up. */
+static int apply_request(struct kvm *kvm, const struct request *request)
+{
+	struct mbecg_map *replaced = NULL;
+	int r;
+
+	scoped_guard(mutex, &to_mbecg(kvm)->lock)
+		r = change_map(kvm, request, &replaced);
+	mbecg_map_discard(replaced);
 	return r;
 }
 
@@ -118,35 +134,20 @@ static long protect(struct kvm_vcpu *vcpu, gpa_t gpa)
 	return r;
 }
 
-static long status(struct kvm *kvm)
-{
-	struct mbecg *vm = to_mbecg(kvm);
-	const struct mbecg_map *map;
-	u64 answer;
-
-	guard(rcu)();
-	map = mbecg_map_locked(kvm);
-	answer = MBECG_ENFORCED | mbecg_mode << MBECG_STATUS_MODE |
-		 MBECG_ABI_VERSION << MBECG_STATUS_VERSION;
-	answer |= (u64)(u32)READ_ONCE(vm->generation) << MBECG_STATUS_GENERATION;
-	if (map)
-		answer |= map->restricted << MBECG_STATUS_RESTRICTED |
-			  map->sealed << MBECG_STATUS_SEALED;
-	return answer;
-}
-
 static long pin(struct kvm_vcpu *vcpu, u64 cr, u64 bits)
 {
 	struct mbecg *vm = to_mbecg(vcpu->kvm);
 
 	if (!bits)
 		return -EINVAL;
-	if (cr == 0 && !(bits & ~(PINNABLE_CR0 & kvm_read_cr0(vcpu))))
+	if (cr == 0 && !(bits & ~(MBECG_PINNABLE_CR0 & kvm_read_cr0(vcpu)))) {
 		atomic64_or(bits, &vm->pinned_cr0);
-	else if (cr == 4 && !(bits & ~(PINNABLE_CR4 & kvm_read_cr4(vcpu))))
+		kvm_make_all_cpus_request(vcpu->kvm, MBECG_REQ_REFRESH); /* intercept WP */
+	} else if (cr == 4 && !(bits & ~(MBECG_PINNABLE_CR4 & kvm_read_cr4(vcpu)))) {
 		atomic64_or(bits, &vm->pinned_cr4);
-	else
+	} else {
 		return -EINVAL;
+	}
 	return 0;
 }
 
@@ -161,23 +162,15 @@ static bool reachable(struct kvm_vcpu *vcpu)
 	       !vcpu->arch.guest_state_protected && !is_smm(vcpu) && !is_guest_mode(vcpu);
 }
 
-/* Without SMEP a kernel can run user-mode addresses, which MBEC judges by another bit. */
-static bool enforceable_on(struct kvm_vcpu *vcpu)
-{
-	unsigned long cr0 = READ_ONCE(vcpu->arch.cr0), cr4 = READ_ONCE(vcpu->arch.cr4);
-
-	return !(cr4 & X86_CR4_VMXE) && (!(cr0 & X86_CR0_PG) || cr4 & X86_CR4_SMEP);
-}
-
 static bool enforceable(struct kvm *kvm)
 {
 	struct kvm_vcpu *vcpu;
 	unsigned long i;
 
-	if (!kvm_x86_call(tdp_has_smep)(kvm))
+	if (!mbecg_has_mbec(kvm))
 		return false;
 	kvm_for_each_vcpu(i, vcpu, kvm)
-		if (!enforceable_on(vcpu))
+		if (!mbecg_enforceable_on(vcpu))
 			return false;
 	return true;
 }
@@ -195,5 +188,5 @@ unsigned long mbecg_hypercall(struct kvm_vcpu *vcpu, unsigned long nr, bool long
 		return -KVM_EOPNOTSUPP;
 	if (a0)
 		return protect(vcpu, a0);
-	return a1 == MBECG_QUERY_MAGIC ? status(vcpu->kvm) : 0;
+	return a1 - MBECG_QUERY_MAGIC < MBECG_WORDS ? mbecg_query(vcpu->kvm, a1 - MBECG_QUERY_MAGIC) : 0;
 }

@@ -47,6 +47,7 @@ static int mbecg_show(struct seq_file *file, void *unused)
 	seq_printf(file, "pinned %llx %llx\n", (u64)atomic64_read(&vm->pinned_cr0),
 		   (u64)atomic64_read(&vm->pinned_cr4));
 	seq_printf(file, "granted %d\n", atomic_read(&vm->nr_granted));
+	seq_printf(file, "refused %llu\n", (u64)atomic64_read(&vm->refused));
 	show_map(file, mbecg_map_locked(kvm));
 	show_log(file, vm);
 	return 0;

@@ -2,8 +2,9 @@
 /* What happens on a denied fetch. */
 #define pr_fmt(fmt) KBUILD_MODNAME ": mbecguard: " fmt
 
+#include "lapic.h"
 #include "mmu.h"
-#include "regs.h"
+#include "mbecg_compat.h"
 #include "smm.h"
 #include "x86.h"
 #include "mbecg.h"
@@ -85,17 +86,29 @@ static bool storms(struct kvm_vcpu *vcpu)
 }
 
 /*
+ * No handler can be trusted without paging: back to where the processor waits
+ * for a SIPI. For the boot processor of a sealed guest INIT is the end.
+ */
+static void stop_unpaged(struct kvm_vcpu *vcpu)
+{
+	set_bit(KVM_APIC_INIT, &vcpu->arch.apic->pending_events);
+	kvm_make_request(KVM_REQ_EVENT, vcpu);
+}
+
+/*
  * Not by CPL: like the processor, by the mode of the linear address. Whether
  * the entry is present does not matter either.
  */
 int __mbecg_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 {
-	const u64 others = PFERR_USER_MASK | PFERR_RSVD_MASK | PFERR_GUEST_PAGE_MASK;
+	bool unpaged = vcpu->arch.mmu->root_role.word & MBECG_ROLE_UNPAGED;
+	const u64 others = PFERR_RSVD_MASK | PFERR_GUEST_PAGE_MASK;
 	struct x86_exception fault;
 	unsigned long va;
 
-	if (error_code & others || !vcpu->arch.mmu->root_role.direct ||
-	    is_smm(vcpu) || is_guest_mode(vcpu) || !mbecg_denied(vcpu->kvm, gpa_to_gfn(gpa)))
+	if (error_code & others || (error_code & PFERR_USER_MASK && !unpaged) ||
+	    !vcpu->arch.mmu->root_role.direct || is_smm(vcpu) || is_guest_mode(vcpu) ||
+	    !mbecg_denied(vcpu->kvm, gpa_to_gfn(gpa)))
 		return 0;
 	va = fetch_address(vcpu, gpa);
 	if (!mbecg_violation(vcpu, gpa, va, error_code))
@@ -104,6 +117,10 @@ int __mbecg_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 		pr_info_ratelimited("pid %d vcpu %d: nothing but denied fetches, triple fault\n",
 				    vcpu->kvm->userspace_pid, vcpu->vcpu_id);
 		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
+		return 1;
+	}
+	if (unpaged) {
+		stop_unpaged(vcpu);
 		return 1;
 	}
 	fault = denied_fetch(va);
@@ -119,10 +136,14 @@ int __mbecg_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 bool __mbecg_refuses_emulation(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t va,
 			       struct x86_exception *exception)
 {
-	if (kvm_x86_call(get_cpl)(vcpu) == 3 || !is_paging(vcpu) || is_smm(vcpu) ||
+	bool unpaged = !is_paging(vcpu);
+
+	if ((kvm_x86_call(get_cpl)(vcpu) == 3 && !unpaged) || is_smm(vcpu) ||
 	    is_guest_mode(vcpu) || !mbecg_denied(vcpu->kvm, gpa_to_gfn(gpa)) ||
 	    !mbecg_violation(vcpu, gpa, va, PFERR_FETCH_MASK))
 		return false;
+	if (unpaged)
+		stop_unpaged(vcpu);
 	*exception = denied_fetch(va);
 	return true;
 }

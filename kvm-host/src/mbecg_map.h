@@ -4,6 +4,8 @@
 
 #include "mbecg_abi.h"
 
+#define MBECG_DIGEST_SIZE	32
+
 /*
  * Permissions by guest page frame: sorted boundaries, gfn << 4 | permissions.
  * A boundary holds up to the next one. 0 stands for RWX, which is also what
@@ -11,10 +13,10 @@
  * keys. Published maps never change. NULL is the empty map.
  */
 struct mbecg_map {
-	struct rcu_head rcu;
 	u32 nr;
 	bool restricted;
 	bool sealed;
+	u8 digest[MBECG_DIGEST_SIZE];	/* SHA-256 of the keys; not computed here */
 	u64 keys[];
 };
 

@@ -3,11 +3,13 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": mbecguard: " fmt
 
 #include <linux/module.h>
+#include <linux/random.h>
+#include <linux/vmalloc.h>
 
 #include "mmu.h"
 #include "mmu/mmu_internal.h"
 #include "mmu/spte.h"
-#include "regs.h"
+#include "mbecg_compat.h"
 #include "x86.h"
 #include "mbecg.h"
 
@@ -64,16 +66,19 @@ void mbecg_init_vm(struct kvm *kvm)
 	spin_lock_init(&vm->log_lock);
 	xa_init_flags(&vm->granted, XA_FLAGS_ACCOUNT);
 	xa_init_flags(&vm->storms, XA_FLAGS_ACCOUNT);
+	xa_init_flags(&vm->before_smm, XA_FLAGS_ACCOUNT);
 	ratelimit_state_init(&vm->ratelimit, 5 * HZ, 10);
+	vm->generation = get_random_u32();
 }
 
 void mbecg_destroy_vm(struct kvm *kvm)
 {
 	struct mbecg *vm = to_mbecg(kvm);
 
-	kvfree(rcu_dereference_protected(vm->map, true));
+	vfree(rcu_dereference_protected(vm->map, true));
 	xa_destroy(&vm->granted);
 	xa_destroy(&vm->storms);
+	xa_destroy(&vm->before_smm);
 }
 
 const struct mbecg_map *mbecg_map_locked(struct kvm *kvm)
@@ -105,6 +110,25 @@ bool mbecg_sealed(struct kvm *kvm)
 	return map && map->sealed;
 }
 
+/*
+ * Without paging all addresses are user-mode ones: these vCPUs have a root of
+ * their own, in which a denied page has lost that bit as well. SMM is the
+ * firmware's domain; a VM is either nested or sealed.
+ */
+u32 __mbecg_root_role(struct kvm *kvm, union kvm_cpu_role cpu_role)
+{
+	bool unpaged = cpu_role.base.direct && !cpu_role.base.smm && !cpu_role.base.guest_mode;
+
+	return unpaged && shadow_xs_mask && mbecg_has_mbec(kvm) ? MBECG_ROLE_UNPAGED : 0;
+}
+
+u64 __mbecg_dropped(struct kvm *kvm, gfn_t gfn, union kvm_mmu_page_role role)
+{
+	if (role.smm || role.guest_mode || !mbecg_denied(kvm, gfn))
+		return 0;
+	return shadow_xs_mask | (role.word & MBECG_ROLE_UNPAGED ? mbecg_xu_mask() : 0);
+}
+
 /* A mapping that is only partly denied must not be a huge one: make_spte() looks at one gfn. */
 int __mbecg_max_level(struct kvm *kvm, gfn_t gfn, int level)
 {
@@ -127,9 +151,10 @@ int __mbecg_max_level(struct kvm *kvm, gfn_t gfn, int level)
  * Publish @new, which may be NULL; srcu and the VM's lock are held. All SPTEs
  * made after the swap follow the new map, as look-up and installation share
  * one mmu_lock section. So what is zapped after it, stays away, and the flush
- * returns when no vCPU is in guest mode with an old TLB.
+ * returns when no vCPU is in guest mode with an old TLB. Returns the old map,
+ * for mbecg_map_discard() without the lock.
  */
-void mbecg_publish(struct kvm *kvm, struct mbecg_map *new)
+struct mbecg_map *mbecg_publish(struct kvm *kvm, struct mbecg_map *new)
 {
 	struct mbecg *vm = to_mbecg(kvm);
 	struct mbecg_map *old;
@@ -145,28 +170,53 @@ void mbecg_publish(struct kvm *kvm, struct mbecg_map *new)
 		kvm_zap_gfn_range(kvm, start, end);
 	/* Not left to the zap: another path may have zapped and not yet flushed. */
 	kvm_flush_remote_tlbs(kvm);
-	if (old)
-		kvfree_rcu(old, rcu);
+	if ((old && old->sealed) != (new && new->sealed)) {
+		kvm_make_all_cpus_request(kvm, MBECG_REQ_SEALED);
+		kvm_make_all_cpus_request(kvm, MBECG_REQ_REFRESH);
+	}
+	return old;
 }
 
-static void forget(struct kvm *kvm)
+/* Free what was published, when nobody can read it any more. */
+void mbecg_map_discard(struct mbecg_map *map)
+{
+	if (!map)
+		return;
+	synchronize_rcu();
+	vfree(map);
+}
+
+static struct mbecg_map *forget_locked(struct kvm *kvm)
 {
 	struct mbecg *vm = to_mbecg(kvm);
+	struct mbecg_map *map = NULL;
 
-	guard(mutex)(&vm->lock);
 	if (mbecg_active(kvm)) {
 		guard(srcu)(&kvm->srcu);
-		mbecg_publish(kvm, NULL);
+		map = mbecg_publish(kvm, NULL);
 	}
-	WRITE_ONCE(vm->generation, 0);
+	WRITE_ONCE(vm->generation, get_random_u32());
 	atomic64_set(&vm->pinned_cr0, 0);
 	atomic64_set(&vm->pinned_cr4, 0);
 	xa_destroy(&vm->granted);
 	xa_destroy(&vm->storms);
+	xa_destroy(&vm->before_smm);
+	atomic64_set(&vm->refused, 0);
 	atomic_set(&vm->nr_granted, 0);
 	WRITE_ONCE(vm->grant_all, false);
 	scoped_guard(spinlock, &vm->log_lock)
 		vm->violations = 0;
+	kvm_make_all_cpus_request(kvm, MBECG_REQ_REFRESH);
+	return map;
+}
+
+static void forget(struct kvm *kvm)
+{
+	struct mbecg_map *map;
+
+	scoped_guard(mutex, &to_mbecg(kvm)->lock)
+		map = forget_locked(kvm);
+	mbecg_map_discard(map);
 }
 
 /*

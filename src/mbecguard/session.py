@@ -4,31 +4,47 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+import secrets
+import time
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from mbecguard.audit.attempts import BootFile
-from mbecguard.audit.record import State
-from mbecguard.audit.status import Status, open_without_host, status
-from mbecguard.audit.store import Store
-from mbecguard.errors import Exit, UserError, die
-from mbecguard.events import Tell
-from mbecguard.freeze import Decision, Knobs, LiveKnobs, SimulatedKnobs, decide
-from mbecguard.freeze import findings as freeze_findings
+from mbecguard.guest.captured import captured_guest
 from mbecguard.guest.live import live_guest
 from mbecguard.guest.procfs import Kallsyms, parse_max_pfn
-from mbecguard.guest.recorded import recorded_guest
 from mbecguard.guest.source import Guest
-from mbecguard.guest.survey import survey
-from mbecguard.guest.uses import uses
+from mbecguard.guest.survey import Survey, survey
+from mbecguard.guest.sysctlfiles import assignments
+from mbecguard.guest.uses import SYSCTLS, uses
 from mbecguard.host.base import Host, HostMode
-from mbecguard.lock import NOT_LOCKED, Transaction, mode_misfit
-from mbecguard.plan.findings import Finding, finding
-from mbecguard.plan.planner import Plan, build_plan
-from mbecguard.plan.policy import Policy, from_settings
-from mbecguard.settings import COMMAND_LINE, OFF, Settings
-from mbecguard.table import WORDS
+from mbecguard.image.cache import Note, unnoted
+from mbecguard.lock.check import misfit
+from mbecguard.lock.context import Seen
+from mbecguard.lock.ending import NOT_LOCKED
+from mbecguard.lock.reserve import findings as room_findings
+from mbecguard.lock.room import LiveRoom, NoRoom, Room
+from mbecguard.lock.transaction import Transaction
+from mbecguard.plan.explain import Explanation, Ground, explain
+from mbecguard.plan.findings import Check, check, finding
+from mbecguard.plan.planner import attribute
+from mbecguard.plan.policy import CodeKind, Policy, from_settings
+from mbecguard.records.boots import BootFile
+from mbecguard.records.drift import Audit, Look, audit
+from mbecguard.records.history import Bounds
+from mbecguard.records.identity import identify
+from mbecguard.records.reasons import Reason, reason
+from mbecguard.records.record import State
+from mbecguard.records.report import Report, report
+from mbecguard.records.status import Status, detailed, history_reasons, status, without_host
+from mbecguard.records.store import Store
+from mbecguard.settings.declared import WORDS
+from mbecguard.settings.load import COMMAND_LINE, OFF, Settings
+from mbecguard.switches import Knobs, LiveKnobs, SimulatedKnobs, compiles, decide, frozen
+from mbecguard.switches import findings as freeze_findings
+from mbecguard.values.errors import Exit, UserError, die
+from mbecguard.values.events import Event, Tell
+from mbecguard.values.findings import Finding
 
 SIMULATED = "simulated"  #: folder, below the state's
 
@@ -41,50 +57,73 @@ class Places:
     cache: Path
 
     @classmethod
-    def default(cls) -> Places:
-        """System folders for root, the XDG folders for others."""
-        if os.geteuid() == 0:
-            return cls(Path("/var/lib/mbecguard"), Path("/var/cache/mbecguard"))
-        home = Path.home()
-        state = Path(os.environ.get("XDG_STATE_HOME", home / ".local/state"))
-        cache = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
-        return cls(state / "mbecguard", cache / "mbecguard")
+    def live(cls) -> Places:
+        """Those of the running guest: the system's, whoever asks."""
+        return cls(Path("/var/lib/mbecguard"), Path("/var/cache/mbecguard"))
+
+    @classmethod
+    def captured(cls) -> Places:
+        """For captured guests: what the XDG base directory specification names, for root as well."""
+        return cls(_xdg("XDG_STATE_HOME", ".local/state") / "mbecguard", _xdg("XDG_CACHE_HOME", ".cache") / "mbecguard")
+
+
+def _xdg(name: str, default: str) -> Path:
+    """One of its folders; one that is not absolute is ignored, as the specification demands."""
+    given = Path(os.environ.get(name, ""))
+    if given.is_absolute():
+        return given
+    try:
+        return Path.home() / default
+    except RuntimeError:
+        die(f"you have no home folder, and {name} is not set", "set HOME, or give --state-dir and --cache-dir")
+
+
+def require_root() -> None:
+    """Dies if the caller is not root: what the kernel tells of itself, and the records of the guest, are for root."""
+    if os.geteuid() != 0:
+        die("only root can look at the running guest, or change it", "run as root; --guest DIR reads a captured one")
 
 
 @dataclass(frozen=True)
 class Session:
-    """One run of the agent. `folder` is a recorded guest, None for the running one."""
+    """One run of the agent. `folder` is a captured guest, None for the running one."""
 
     settings: Settings
     places: Places
     folder: Path | None = None
     kernel_image: Path | None = None
-    modules_dir: Path | None = None
+    modules_dirs: tuple[Path, ...] = ()
+    note: Note = field(default=unnoted, compare=False)  #: told what takes time
 
     @cached_property
     def guest(self) -> Guest:
-        """The guest, with the images that the user gave."""
-        guest = recorded_guest(self.folder) if self.folder else live_guest()
-        return guest.with_images(self.kernel_image, self.modules_dir)
+        """The guest, with the images that the user gave, by options or else by settings."""
+        guest = captured_guest(self.folder) if self.folder else live_guest()
+        image, folders = self.settings.text("guest.kernel_image"), self.settings.text("guest.modules_dirs")
+        told = (Path(folder) for folder in folders.split(":") if folder)
+        return guest.with_images(self.kernel_image or (Path(image) if image else None), (*self.modules_dirs, *told))
 
     @cached_property
     def store(self) -> Store:
         """What was recorded of locks; a simulated one is no evidence, and is kept apart."""
-        return Store(self.places.state / SIMULATED if self.simulated else self.places.state)
+        size, days = self.settings.number("history.size"), self.settings.number("history.days")
+        return Store(self.places.state / SIMULATED if self.simulated else self.places.state, Bounds(size << 20, days))
 
     @property
     def boot_file(self) -> BootFile:
         """What the service remembers of boots."""
         return BootFile(self.places.state)
 
-    def look(self, policy: Policy | None = None) -> Plan:
-        """Survey the guest now, and plan by a policy: if none is given, that of the settings."""
-        return self.look_with_symbols(policy)[0]
+    def look(self, policy: Policy | None = None) -> Seen:
+        """Survey the guest now. The plan is by a policy: if none is given, that of the settings."""
+        return self._plan(*survey(self.guest, self.places.cache, self.note), policy)
 
-    def look_with_symbols(self, policy: Policy | None = None) -> tuple[Plan, Kallsyms]:
-        """The same, and the kernel's symbols."""
-        facts, symbols = survey(self.guest, self.places.cache)
-        return build_plan(facts, policy or from_settings(self.settings), symbols.nearest), symbols
+    def _plan(self, facts: Survey, symbols: Kallsyms, policy: Policy | None = None) -> Seen:
+        tree = self.guest.tree
+        decisions = decide(self.settings, uses(tree, symbols), assignments(tree, SYSCTLS))
+        policy = policy or from_settings(self.settings)
+        found = attribute(facts, policy, symbols.nearest, frozen(decisions, self.knobs))
+        return Seen(found.plan, found.roomy, decisions, found.policy)
 
     @property
     def simulated(self) -> bool:
@@ -94,18 +133,18 @@ class Session:
 
     @cached_property
     def host(self) -> Host:
-        """The host by the setting `lock.host`; the simulator is only chosen for recorded guests, or when asked for."""
+        """The host by the setting `lock.host`; the simulator is only chosen for captured guests, or when asked for."""
         if self.simulated:
             return self._simulator()
         if self.folder:
-            die("a recorded guest can only be locked on the simulator", "use --host simulator", Exit.REFUSED)
+            die("a captured guest can only be locked on the simulator", "use --host simulator", Exit.REFUSED)
         from mbecguard.host.shim import ShimHost
 
         return ShimHost.at()
 
     def _simulator(self) -> Host:
-        from mbecguard.host.hypervisor import Options
-        from mbecguard.host.simulator import SimulatedHost
+        from mbecguard.host.simulated.host import SimulatedHost
+        from mbecguard.host.simulated.hypervisor import Options
         from mbecguard.host.wire import Limits
 
         max_pfn = parse_max_pfn(self.guest.tree.text("proc/cpuinfo") or "")
@@ -113,37 +152,59 @@ class Session:
             mode=HostMode(self.settings.text("simulator.mode")),
             mbec=self.settings.enabled("simulator.mbec"),
             limits=Limits(max_pfn=max_pfn),
+            generation=secrets.randbits(32),
         )
         # The canary: the topmost page frame, which no guest has memory at.
-        return SimulatedHost(options, max_pfn - 1, self.store.made() / "simulator.json", self.guest.boot_id)
+        return SimulatedHost(options, max_pfn - 1, self.store.folder / "simulator.json", self.guest.boot_id)
 
     @cached_property
     def knobs(self) -> Knobs:
         """The switches of the running kernel, unless nothing is to be protected either."""
-        real = self.guest.live and self.settings.text("lock.host") != "simulator"
-        return LiveKnobs() if real else SimulatedKnobs()
+        return LiveKnobs() if self._real else SimulatedKnobs.of(self.guest.tree)
 
     @cached_property
-    def decisions(self) -> tuple[Decision, ...]:
-        """Which switches to set, by the settings and by what the guest uses now."""
-        symbols = Kallsyms(self.guest.tree.data("proc/kallsyms") or b"")
-        return decide(self.settings, uses(self.guest.tree, symbols))
+    def room(self) -> Room:
+        """Where BPF programs go that are compiled after the seal."""
+        if not self._real:
+            return NoRoom()
+        return LiveRoom(lambda: self.guest.memory.read(self._symbols))
 
-    def blockers(self) -> list[Finding]:
+    @cached_property
+    def _symbols(self) -> Kallsyms:
+        """Those of a moment, for what needs no newer ones."""
+        return Kallsyms(self.guest.tree.data("proc/kallsyms") or b"")
+
+    @property
+    def _real(self) -> bool:
+        """Whether a lock changes the guest."""
+        return self.guest.live and self.settings.text("lock.host") != "simulator"
+
+    def check(self) -> Check:
         """What would stop a lock here: everything about the guest and the host that can be told at once."""
-        findings: list[Finding] = []
+        return check(self._findings())
+
+    def _findings(self) -> list[Finding]:
+        try:
+            _ = self.guest
+        except UserError as error:
+            return [finding("guest-unreadable", problem=error.message, advice=error.hint)]
+        problems = self.settings.problems
+        findings = [finding("settings-wrong", problem=problem.message, advice=problem.hint) for problem in problems]
         if self._switched_off:
             origin, advice = self._switched_off
             findings.append(finding("switched-off", problem=origin, advice=advice))
         try:
-            findings += self.look().findings
-            findings += freeze_findings(self.decisions, self.knobs)
+            seen = self.look()
+            findings += [*seen.plan.findings, *freeze_findings(seen.decisions, self.knobs)]
+            goes_on = seen.policy.keeps(CodeKind.BPF) and compiles(seen.decisions, self.knobs)
+            if self.settings.text("lock.mode") != "audit":
+                findings += room_findings(goes_on, self.settings.number("lock.bpf_packs"), self.room)
         except UserError as error:
             findings.append(finding("guest-unreadable", problem=error.message, advice=error.hint))
         try:
-            misfit = mode_misfit(self.host.query().mode, self.settings.text("lock.mode"))
-            if misfit and not self._switched_off:
-                findings.append(finding("host-unfit", problem=misfit[0], advice=misfit[1]))
+            unfit = misfit(self.host.query(), self.settings.text("lock.mode"))
+            if unfit and not self._switched_off:
+                findings.append(finding("host-unfit", problem=unfit[0], advice=unfit[1]))
         except UserError as error:
             findings.append(finding("host-unusable", problem=error.message, advice=error.hint))
         return findings
@@ -159,45 +220,108 @@ class Session:
             return origin, f"boot again without that word; known are {words}"
         return origin, "set lock.mode to enforce or audit there"
 
+    @property
+    def _sealed(self) -> bool:
+        """Whether the host says so; a host that cannot be asked does not."""
+        try:
+            return self.host.query().sealed
+        except UserError:
+            return False
+
     def transaction(self, tell: Tell) -> Transaction:
-        """A lock that is ready to run; refused where locking is switched off."""
+        """A lock that is ready to run; refused where locking is switched off, or the settings are not in order."""
         if self._switched_off:
             origin, advice = self._switched_off
-            die(f"{NOT_LOCKED}lock.mode is off ({origin})", advice, Exit.REFUSED)
+            done = "the guest stays sealed until it is reset: " if self._sealed else NOT_LOCKED
+            die(f"{done}lock.mode is off ({origin})", advice, Exit.REFUSED)
+        settings = self.settings.clean()
+        mode, policy = settings.text("lock.mode"), from_settings(settings)
         return Transaction(
             host=self.host,
             look=self.look,
             store=self.store,
-            boot_id=self.guest.boot_id,
-            decisions=self.decisions,
+            identity=identify(self.guest),
             knobs=self.knobs,
-            policy=from_settings(self.settings),
-            mode=self.settings.text("lock.mode"),
+            policy=policy.roomy if mode == "audit" else policy,  # nothing is frozen then
+            mode=mode,
             tell=tell,
+            room=self.room,
+            packs=settings.number("lock.bpf_packs"),
+            sleep=time.sleep if self.guest.live else lambda _seconds: None,  # a captured guest never settles
         )
 
-    def status(self) -> Status:
+    def status(self, *, full: bool = False) -> Status:
         """The state of this guest; of an open one also why the service did not lock it."""
         omitted = self._omitted()
         if off := self._switched_off:
-            omitted = (finding("switched-off", problem=off[0], advice=off[1]).text, *omitted)
+            omitted = (reason("switched-off", origin=off[0], advice=off[1]), *omitted)
         try:
             host = self.host
         except UserError as error:
-            if not omitted:
-                raise
-            found = open_without_host(error.message)
+            if not omitted and error.status is not Exit.REFUSED:
+                raise  # who may not look does not know
+            found = without_host(error, self.store, self.guest.boot_id)
         else:
             found = status(host, self.store, self.guest.boot_id)
+        problems = self.settings.problems
+        wrong = tuple(reason("settings-wrong", problem=one.message, advice=one.hint) for one in problems)
+        if full:
+            found = detailed(found, self.store, self.guest.boot_id)
         if found.state is not State.OPEN:
-            return found
-        others = (reason for reason in found.reasons if not any(reason in why for why in omitted))
-        return replace(found, reasons=(*omitted, *others))
+            return replace(found, reasons=(*found.reasons, *wrong))
+        others = (other for other in found.reasons if not any(other.text in why.text for why in omitted))
+        return replace(found, reasons=(*omitted, *others, *wrong))
 
-    def _omitted(self) -> tuple[str, ...]:
+    def audit(self, tell: Tell) -> Audit:
+        """Survey again, and compare with the seal; what is found is announced. Dies if nothing is sealed.
+
+        The history of locks is looked at as a whole, whatever the state.
+        """
+        losses = self.store.check(self.guest.boot_id)
+        for loss in losses:
+            tell(Event.HISTORY_DAMAGED, {"what": str(loss)})
+        status = self.status()
+        if status.state is not State.SEALED:
+            die(
+                f"nothing to audit: the guest is {status.state}, not sealed",
+                "`mbecguard status` tells why",
+                status.exit,
+            )
+        if (entry := self.store.last(self.guest.boot_id)) is None:
+            die("nothing to compare with: the seal is not recorded yet", "`mbecguard lock` completes it")
+        facts, symbols = survey(self.guest, self.places.cache, self.note)
+        found = attribute(facts, entry.record.policy, symbols.nearest)
+        result = audit(entry, self.store.plan(entry.record), Look(found, facts.mappings, symbols.nearest))
+        result = replace(result, reasons=(*result.reasons, *history_reasons(self.store, losses)))
+        if not result.ok:
+            tell(Event.DRIFT, {"reason": f"{result.unknown} executable ranges are unknown to the seal"})
+        return result
+
+    def report(self) -> Report:
+        """The newest lock."""
+        return report(self.store, self.guest.boot_id)
+
+    def explain(self, what: str) -> Explanation:
+        """Why a page is kept or denied: by the seal if there is one, else by the plan of today."""
+        entry = self.store.last(self.guest.boot_id)
+        seal = entry.record if entry and entry.record.state is State.SEALED else None
+        plans = (self.store.plan(seal),) if seal else ()
+        try:
+            facts, symbols = survey(self.guest, self.places.cache, self.note)
+            today = self._plan(facts, symbols)
+            ground = Ground(symbols, (*plans, today.plan), facts.memory.page_offset)
+        except UserError:
+            if not seal:
+                raise
+            ground = Ground(self._symbols, plans)
+        if seal:
+            ground = replace(ground, sealed=seal.time, simulated=seal.simulated)
+        return explain(what, ground)
+
+    def _omitted(self) -> tuple[Reason, ...]:
         try:
             omission = self.boot_file.read().omission
         except UserError as error:
-            return (error.message,)
+            return (reason("boot-file-unusable", problem=error.message, advice=error.hint),)
         ours = omission and omission.boot_id == self.guest.boot_id
-        return (f"the service did not lock this boot: {omission.reason}",) if omission and ours else ()
+        return (reason("boot-not-locked", reason=omission.reason),) if omission and ours else ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Recorded guests: real boots of stock Debian kernels, thinned for the checkout. See DESIGN section 5.
+"""Captured guests: real boots of stock Debian kernels, thinned for the checkout. See docs/DESIGN.md, section 5.
 
 `python -m tests.corpus make` records them anew; tests use `names`, `unpack` and `witness`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -34,13 +35,19 @@ def witness(name: str) -> dict[str, Any]:
 
 
 def unpack(name: str, into: Path) -> Path:
-    """Lay the recorded guest out as the plain folder `into`/NAME; texts over 8 KiB and modules stay .xz."""
+    """Lay the captured guest out as the plain folder `into`/NAME; texts over 8 KiB and modules stay .xz."""
     folder = into / name
     packed = shutil.ignore_patterns("*.tar.xz", "oracle.json*", "guest.json")
     shutil.copytree(STORED / name, folder, ignore=packed)
     for archive in (STORED / name).glob("*.tar.xz"):
         _extract(archive, folder)
     return folder
+
+
+def linked(guest: Path, target: Path) -> Path:
+    """A copy of a guest by links: a file in it may be replaced, and not changed in place."""
+    shutil.copytree(guest, target, copy_function=os.link)
+    return target
 
 
 def _extract(archive: Path, folder: Path) -> None:

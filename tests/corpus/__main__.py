@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mbecguard.errors import Exit, UserError, die
+from mbecguard.values.errors import Exit, UserError, die
 
 from . import STORED, about, guests, names, unpack, witness
 from .archive import kernel

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 
 from . import guests
 from .cache import built, cache_dir, run, say

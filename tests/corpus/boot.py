@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One guest from power-on to the recording: QEMU, the verdict port, the pause, the oracle."""
+"""One guest from power-on to the capture: QEMU, the verdict port, the pause, the oracle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 
 from . import guests, oracle
 from .archive import Kernel, kernel
@@ -25,15 +25,15 @@ from .roots import root_image
 PAYLOAD = Path(__file__).parent / "payload"
 PRODUCT = Path(__file__).parents[2] / "src" / "mbecguard"
 OUT_BYTES = 128 << 20
-BOOT_LIMIT = 600.0  #: seconds
+BOOT_LIMIT = 1500.0  #: seconds; six minutes on a machine that does nothing else
 FIRMWARE = Path("/usr/share/OVMF")
 BASE_CMDLINE = "console=ttyS0,115200 root=/dev/vda rw panic=-1 systemd.show_status=0 quiet"
 
 
 def boot(guest: Guest, *, product: bool) -> Path:
-    """Folder with the full recording, `oracle.json`, `boot.json` and `console.log`, made once per set of inputs.
+    """Folder with the full capture, `oracle.json`, `boot.json` and `console.log`, made once per set of inputs.
 
-    The recording is `guest/` (plain copies) and, with `product`, `product/` (what the product itself recorded).
+    The capture is `guest/` (plain copies) and, with `product`, `product/` (what the product itself recorded).
     """
     of = kernel(guest.suite)
     machine = root_image(of)
@@ -179,14 +179,14 @@ def _collect(guest: Guest, of: Kernel, into: Path, registers: dict[str, int], se
 
 
 def _check_or_write_execmap(guest: Guest, into: Path, tables: dict[str, list[dict[str, int]]]) -> None:
-    """The product's own walk has to agree with the oracle; without one the recording gets the oracle's."""
+    """The product's own walk has to agree with the oracle; without one the capture gets the oracle's."""
     own = into / "product/execmap.json"
     if own.exists():
         wrong = oracle.differences(tables, json.loads(own.read_text())["mappings"])
         if wrong:
             va, pa = min(wrong)
             die(
-                f"{guest.name}: {len(wrong)} pages differ between recording and oracle, first {va:#x} at {pa:#x}",
+                f"{guest.name}: {len(wrong)} pages differ between capture and oracle, first {va:#x} at {pa:#x}",
                 hint="either a walk is wrong or the guest was not at rest",
             )
         say(f"{guest.name}: the product's page-table walk and the oracle agree")

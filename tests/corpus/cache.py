@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 
 #: Debian package that brings each tool the maker runs.
 TOOLS = {
@@ -38,17 +39,29 @@ def digest(*inputs: str | bytes) -> str:
 
 
 def built(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, made by `build(scratch)` when it is not there yet; a failed build leaves nothing behind."""
+    """`folder`, made by `build(scratch)` when it is not there yet; a failed build leaves nothing behind.
+
+    Whoever wants a folder that another process is making waits for it.
+    """
     if not folder.is_dir():
-        scratch = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        try:
-            build(scratch)
-            scratch.rename(folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        locks = cache_dir() / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / folder.name).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                _build(folder, build)
     return folder
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    scratch = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        build(scratch)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def require_tools() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The recorded guests: one row each, data only."""
+"""The captured guests: one row each, data only."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def efi_root(ram: Ram, root: int, levels: int, efi_mm: int, pgd_offset: int) -> 
 
 
 def differences(tables: dict[str, list[dict[str, int]]], mappings: list[dict[str, int]]) -> set[tuple[int, int]]:
-    """(va, pa) of the pages that only one of the oracle's tables and a recording's execmap.json has."""
+    """(va, pa) of the pages that only one of the oracle's tables and a capture's execmap.json has."""
 
     def pages(rows: Iterable[dict[str, int]]) -> set[tuple[int, int]]:
         return {(row["va"] + offset, row["pa"] + offset) for row in rows for offset in range(0, row["bytes"], PAGE)}

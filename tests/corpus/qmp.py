@@ -10,7 +10,7 @@ import subprocess
 import time
 from typing import Any
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 
 ANSWER_LIMIT = 60.0  #: seconds
 

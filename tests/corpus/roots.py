@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 
 from . import guests
 from .archive import Kernel, name_of, source_line
@@ -27,6 +27,7 @@ StandardError=inherit
 [Install]
 WantedBy=multi-user.target
 """
+HOSTNAME = "guest\n"  #: mmdebstrap would give it the name of the machine that records
 APPLETS = ("sh", "mount", "umount", "insmod", "switch_root")
 INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -51,8 +52,8 @@ def _make_userland(into: Path) -> None:
 
 
 def root_image(of: Kernel) -> Path:
-    """Folder with `root.img` (ext4: user space, modules, the recording unit) and `initrd` (cpio)."""
-    key = digest(str(userland().parent.name), of.release, UNIT, INIT, *guests.MASKED_UNITS)
+    """Folder with `root.img` (ext4: user space, modules, the capture unit) and `initrd` (cpio)."""
+    key = digest(str(userland().parent.name), of.release, UNIT, INIT, HOSTNAME, *guests.MASKED_UNITS)
     return built(cache_dir() / f"root-{key}", lambda scratch: make_image(of, scratch))
 
 
@@ -75,6 +76,7 @@ def make_image(of: Kernel, into: Path, furnish: Callable[[Path], None] = lambda 
         (system / unit).symlink_to("/dev/null")
     (tree / "etc/machine-id").write_text("")
     (tree / "etc/fstab").write_text("")
+    (tree / "etc/hostname").write_text(HOSTNAME)
     for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
         shutil.rmtree(tree / waste, ignore_errors=True)
     run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", tree, into / "root.img", "3G"])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import lz4.block
 import zstandard
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 
 EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 SHDR = struct.Struct("<IIQQQQIIQQ")

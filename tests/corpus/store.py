@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a boot's full recording to the few files kept in the checkout."""
+"""From a boot's full capture to the few files kept in the checkout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPECIAL_SYMBOLS = (
     "__start___ex_table __stop___ex_table __bss_start __bss_stop _brk_start _brk_end real_mode_header efi_mm "
     "init_mm its_pages hv_hypercall_pg hypercall_page phys_base swapper_pg_dir init_top_pgt page_offset_base "
     "vmalloc_base vmemmap_base __pgtable_l5_enabled pgdir_shift ptrs_per_p4d srso_alias_untrain_ret "
-    "srso_alias_return_thunk relocate_kernel secondary_startup_64 xen_hypercall_page"
+    "srso_alias_return_thunk relocate_kernel secondary_startup_64 xen_hypercall_page ___bpf_prog_run __bpf_prog_run32"
 )
 KEPT_SYMBOLS = frozenset(SPECIAL_SYMBOLS.split())
 THINNING = 16  #: of the other text symbols every 16th stays
@@ -51,11 +51,11 @@ def _store(boot: Path, kernel: Kernel, into: Path) -> None:
     _tar_xz(into / "lib.tar.xz", dict(_modules(facts["proc/modules"].decode(), kernel)))
 
 
-def _facts(recording: Path) -> dict[str, bytes]:
+def _facts(capture: Path) -> dict[str, bytes]:
     """Text facts by their path, unpacked; images and modules are not among them."""
     facts = {}
-    for path in recording.rglob("*"):
-        name = str(path.relative_to(recording))
+    for path in capture.rglob("*"):
+        name = str(path.relative_to(capture))
         if path.is_file() and not name.startswith(("boot/", "lib/")):
             data = path.read_bytes()
             facts[name.removesuffix(".xz")] = lzma.decompress(data) if path.suffix == ".xz" else data

@@ -8,11 +8,11 @@ import signal
 import sys
 from pathlib import Path
 
-from mbecguard.errors import Exit, UserError
+from mbecguard.values.errors import Exit, UserError
 from tests.corpus.cache import cache_dir, say
 
-from . import verdict
-from .layers import GUEST_SUITES, SILENCE, Host, Stack, Userland
+from . import attacks, verdict
+from .layers import GUEST_SUITES, HOST_SERIES, HOST_SUITES, SILENCE, Host, Stack, Userland
 from .run import run
 from .scenarios import SCENARIOS, find
 from .verdict import Judgement, Outcome
@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.epilog = epilog
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="the scenarios, and the hosts they are for")
+    actions.add_parser("attacks", help="what is played against a sealed guest, and what has to come of it")
     go = actions.add_parser("run", help="boot once and run scenarios", formatter_class=formatter, epilog=epilog)
     go.add_argument("names", nargs="*", metavar="SCENARIO", help="default: all that the host can run")
     go.add_argument("--kernel", choices=GUEST_SUITES, default="6.12", help="the guest's stock kernel (default 6.12)")
@@ -38,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     go.add_argument("--memory", type=int, default=0, metavar="MIB", help="of the guest (default: as it needs)")
     hosts = [host.value for host in Host]
     go.add_argument("--kvm", "--host", choices=hosts, default=Host.OURS.value, help="the host (default ours)")
+    go.add_argument(
+        "--host-kernel", choices=HOST_SUITES, default=HOST_SERIES, help=f"of the host (default {HOST_SERIES})"
+    )
     go.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="for the whole boot (default 900)")
     go.add_argument("--modules", type=Path, metavar="FOLDER", help="kvm.ko and kvm-intel.ko, if not from the cache")
     go.add_argument("--kvm-options", default="", metavar="WORDS", help="more options of our kvm.ko")
@@ -51,6 +55,11 @@ def _list() -> int:
         hosts = " ".join(host.value for host in Host if host in scenario.hosts)
         notes = f" ({scenario.cpus} CPUs)" * (scenario.cpus > 1) + " (only when named)" * scenario.slow
         print(f"{scenario.name:12} {hosts:17} {scenario.about}{notes}")
+    return Exit.OK
+
+
+def _attacks() -> int:
+    print(attacks.document(), end="")
     return Exit.OK
 
 
@@ -72,6 +81,7 @@ def _run(options: argparse.Namespace) -> int:
         options.modules,
         options.kvm_options,
         options.silence,
+        options.host_kernel,
     )
     scenarios = find(options.names, stack.host, stack.cpus, stack.userland)
     outcome = run(stack, scenarios, options.limit)
@@ -101,7 +111,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.ERROR))
     options = _parser().parse_args()
     try:
-        return _list() if options.action == "list" else _run(options)
+        return {"list": _list, "attacks": _attacks}.get(options.action, lambda: _run(options))()
     except UserError as error:
         print(f"error: {error.message}\n  hint: {error.hint}", file=sys.stderr)
         return error.status

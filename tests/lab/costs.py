@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mbecguard.errors import Exit, UserError
+from mbecguard.values.errors import Exit, UserError
 from tests.corpus.cache import say
 
 from . import verdict

@@ -46,11 +46,12 @@ def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
     }
     if stack.systemd:
         tree["lab/lab.service"] = file((HERE / "guest/lab.service").read_bytes())
+        tree |= {f"lab/helpers/{path.name}": program(path.read_bytes()) for path in (HERE / "helpers").iterdir()}
     if stack.userland is Userland.SYSTEMD:
         tree |= product.tree(stack)
     elif stack.userland is Userland.INSTALLED:
         tree |= {f"lab/{name}": script(f"guest/{name}") for name in ("product", "service")}
-    return packed(tree | {f"lab/scenarios/{row.name}": file(row.script) for row in scenarios})
+    return packed(tree | {f"lab/scenarios/{row.name}": file(row.text) for row in scenarios})
 
 
 def cmdline(stack: Stack, more: str = "") -> str:

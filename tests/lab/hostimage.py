@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.corpus.archive import Kernel, kernel
+from tests.corpus.archive import Kernel
 from tests.corpus.cache import built, cache_dir, digest, run, say
 
 from . import guestimage, liar
 from .cpio import Node, file, packed, program
-from .layers import BOCHS_QUIRKS, HOST_SUITE, Kvm, Stack, kvm
+from .layers import BOCHS_QUIRKS, Kvm, Stack, kvm
 from .parts import busybox, module_tree, modules, script, stripped
 from .roots import inside, machine
 from .scenarios import Scenario, Setting, by_setting
@@ -37,7 +37,7 @@ menuentry lab {{ linux /boot/vmlinuz {CMDLINE} ; initrd /boot/initrd }}
 
 def boot_cd(stack: Stack, scenarios: Iterable[Scenario]) -> Path:
     """The CD's image."""
-    of = kernel(HOST_SUITE)
+    of = stack.host_package()
     initrd = packed(_tree(stack, of, list(scenarios)))
     key = digest(of.release, initrd, GRUB)
     cd = built(cache_dir() / f"lab-cd-{stack}-{key}", lambda scratch: burn(of, initrd, scratch))
@@ -60,13 +60,14 @@ def _tree(stack: Stack, of: Kernel, scenarios: list[Scenario]) -> dict[str, Node
     of_kvm = shipped | {name: stripped(path) for name, path in own.files.items()}
     of_kvm |= {f"stock/{name}": data for name, data in shipped.items() if any(row.setting.stock for row in scenarios)}
     if any(row.setting.liar for row in scenarios):
-        of_kvm |= {f"liar/{name}": data for name, data in liar.modules().items()}
+        of_kvm |= {f"liar/{name}": data for name, data in liar.modules(stack.host_kernel).items()}
     return {
         **busybox(),
         **_qemu(),
         **module_tree(early | of_kvm, early),
         "init": script("host/init"),
         "lab/agent": script("host/agent"),
+        "lab/map-digest": script("host/map-digest"),
         "lab/silence": file(f"{stack.silence}\n"),
         **guests(stack, scenarios, own),
         "lab/vmlinuz": file(stack.guest().image.read_bytes()),
@@ -98,7 +99,7 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
     stack = replace(stack, memory_mib=setting.memory_mib or stack.memory_mib)
     command = guestimage.qemu_command(
         stack,
-        f"{GUEST_MACHINE} -cpu {setting.cpu}",
+        f"{GUEST_MACHINE},smm={'on' if setting.smm else 'off'} -cpu {setting.cpu}",
         guestimage.direct("/lab/vmlinuz", "/run/initrd", guestimage.cmdline(stack, setting.cmdline)),
         bus="device",
         folder="/run",
@@ -107,7 +108,7 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
     )
     # The disk is found asynchronously.
     wait = f"until [ -b {disk} ]; do sleep 0.1; done\n" if disk else ""
-    return f"{wait}exec {shlex.join(command)} </dev/null\n"
+    return f'{wait}exec {shlex.join(command)} "$@" </dev/null\n'
 
 
 def _qemu() -> dict[str, Node]:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 from tests.corpus.archive import Kernel, kernel
 from tests.corpus.cache import cache_dir
 
 #: Guest kernel series -> the Debian suite that ships it as its stock kernel.
 GUEST_SUITES = {"6.12": "trixie", "7.2": "forky", "6.1": "bookworm"}
-#: The first kernel whose KVM runs guests with MBEC on is 7.2.
-HOST_SUITE = "forky"
-#: Bochs fails VM entries with APICv; the preemption timer runs at a rate that Bochs does not have (LAB.md).
+#: The same for the host: 7.2 is the first whose KVM has MBEC, for 6.12 kvm-host adds it.
+HOST_SUITES = {"7.2": "forky", "6.12": "trixie"}
+HOST_SERIES = "7.2"  #: where nobody says
+#: Bochs fails VM entries with APICv; the preemption timer runs at a rate that Bochs does not have.
 BOCHS_QUIRKS = "enable_apicv=0 preemption_timer=0"
 OUR_OPTIONS = "mbecguard=enforce"
 HOST_MIB = 2048
@@ -56,10 +57,13 @@ class Stack:
     kvm_folder: Path | None = None  #: our KVM's modules; None: what the build of kvm-host left in the cache
     kvm_options: str = ""  #: for our kvm.ko, behind `OUR_OPTIONS`
     silence: int = SILENCE  #: seconds after which a guest that says nothing is given up
+    host_kernel: str = HOST_SERIES  #: a key of `HOST_SUITES`
 
     def __post_init__(self) -> None:
         if self.kernel not in GUEST_SUITES:
             die(f"no guest kernel {self.kernel}", hint=f"one of {', '.join(GUEST_SUITES)}")
+        if self.host_kernel not in HOST_SUITES:
+            die(f"no host kernel {self.host_kernel}", hint=f"one of {', '.join(HOST_SUITES)}")
         if self.userland is Userland.INSTALLED and self.kernel != "6.12":
             die("packages are installed on guests of 6.12 alone", hint="its suite is the user space's")
         if not 1 <= self.cpus <= 8:
@@ -86,11 +90,16 @@ class Stack:
         return self.mib > BACKED_MIB
 
     def __str__(self) -> str:
-        return f"{self.kernel}-{self.host.value}-{self.cpus}cpu{f'-{self.userland.value}' * self.systemd}"
+        host = self.host.value + f"-{self.host_kernel}" * (self.host_kernel != HOST_SERIES)
+        return f"{self.kernel}-{host}-{self.cpus}cpu{f'-{self.userland.value}' * self.systemd}"
 
     def guest(self) -> Kernel:
         """The guest's stock kernel package."""
         return kernel(GUEST_SUITES[self.kernel])
+
+    def host_package(self) -> Kernel:
+        """The host's stock kernel package."""
+        return kernel(HOST_SUITES[self.host_kernel])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +114,17 @@ def kvm(stack: Stack, release: str) -> Kvm:
     """The stack's KVM for the host kernel `release`."""
     if stack.host is Host.STOCK:
         return Kvm({}, {"kvm_intel": BOCHS_QUIRKS})
-    folder = stack.kvm_folder or _built_modules(release)
+    folder = stack.kvm_folder or _built_modules(stack.host_kernel, release)
     files = {"kvm": folder / "kvm.ko", "kvm_intel": folder / "kvm-intel.ko"}
     return Kvm(files, {"kvm": f"{OUR_OPTIONS} {stack.kvm_options}", "kvm_intel": BOCHS_QUIRKS})
 
 
-def _built_modules(release: str) -> Path:
-    folder = cache_dir() / "kvm-modules"
+def _built_modules(series: str, release: str) -> Path:
+    folder = cache_dir() / "kvm-modules" / series
     ready = folder / "READY"
     if not ready.is_file() or release not in ready.read_text().split():
         die(
             f"no KVM modules of ours for {release} in {folder}",
-            hint="build kvm-host/ against these headers, or give --modules FOLDER, or --kvm stock",
+            hint=f"kvm-host/build-in-root.sh {series} builds them; or give --modules FOLDER, or --kvm stock",
         )
     return folder

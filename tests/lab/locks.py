@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 from tests.corpus.cache import cache_dir, say
 
 

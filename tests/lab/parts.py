@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 from tests.corpus.archive import Kernel, name_of
 from tests.corpus.cache import run
 from tests.corpus.skeleton import decompressed

@@ -19,13 +19,13 @@ AGENT = Path(mbecguard.__file__).parent
 PROJECT = HERE.parents[1]
 PRODUCTS = ("hypercall-shim/mbecguard_shim.ko", "next_shim.ko", "tests/shim/shimtest", "tests/shim/shimfuzz")
 SOURCES = ("hypercall-shim", "tests/shim")
-SUFFIXES = ("", ".c", ".h", ".S")  #: "": the Makefiles
+SUFFIXES = ("", ".c", ".h", ".S", ".conf")  #: "": the Makefiles; .conf: of DKMS, which has the version
 #: objtool of 7.x reads /proc/self/limits. The mount goes away with the shell's namespace.
 BUILD = (
     'mount -t proc proc "$1/proc" && exec chroot "$1" sh -ec "cd /mbecguard-shim && '
     "make -s -C hypercall-shim KDIR=/usr/src/linux-headers-$2 modules && strip -d hypercall-shim/*.ko && "
     # Of the interface's next version, for an agent of this one.
-    "cp -r hypercall-shim next && sed -i '/define MBECGUARD_ABI/s/1$/2/' next/mbecguard.h && "
+    "cp -r hypercall-shim next && sed -i '/define MBECGUARD_ABI/s/2$/3/' next/mbecguard.h && "
     "make -s -C next KDIR=/usr/src/linux-headers-$2 modules && strip -d -o next_shim.ko next/mbecguard_shim.ko && "
     'make -s -C tests/shim all"'
 )
@@ -37,7 +37,6 @@ def tree(stack: Stack) -> dict[str, Node]:
     sources = {f"lab/agent/mbecguard/{path.relative_to(AGENT)}": path for path in sorted(AGENT.rglob("*.py"))}
     return {
         **{name: file(path.read_bytes()) for name, path in sources.items()},
-        **{f"lab/helpers/{path.name}": program(path.read_bytes()) for path in sorted((HERE / "helpers").iterdir())},
         "lab/bin/mbecguard": script("guest/mbecguard"),
         "lab/product": script("guest/product"),
         "lab/agent/tests/corpus/oracle.py": file(Path(oracle.__file__).read_bytes()),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 from tests.corpus.archive import source_line
 from tests.corpus.cache import built, cache_dir, digest, run, say
 

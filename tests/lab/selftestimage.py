@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 from tests.corpus.archive import Kernel
 from tests.corpus.cache import built, cache_dir, digest, run, say
 
@@ -53,7 +53,7 @@ def _kvm(of: Kernel, vendor: str, host: Host) -> dict[str, Node]:
 
 def _programs(paths: list[str]) -> Path:
     """Folder with the tests, linked statically, in the folders that the kernel's source has."""
-    root = cache_dir() / "kvm-build-root"
+    root = cache_dir() / f"kvm-build-root-{SERIES}"
     source = root / f"usr/src/linux-source-{SERIES}.tar.xz"
     if not source.is_file():
         die(f"no {source}", hint="kvm-host/build-in-root.sh makes it")

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path, PurePath
 
-from mbecguard.errors import Exit, UserError, die
+from mbecguard.values.errors import Exit, UserError, die
 from tests.corpus.archive import kernel
 from tests.corpus.cache import built, cache_dir, digest, require_tools, say
 
 from . import bochs, hostimage
-from .layers import HOST_MIB, HOST_SUITE, Host
+from .layers import HOST_MIB, HOST_SERIES, HOST_SUITES, Host
 from .locks import alone
 from .run import BUILD_LIMIT, Progress
 from .selftestimage import initrd
@@ -193,7 +193,7 @@ def table(tests: list[Selftest], machine: Machine, told: Told) -> str:
 def _boot(tests: list[Selftest], machine: Machine, limit: float) -> str:
     """The verdict port's text."""
     logs = cache_dir() / f"lab-logs/selftests-{machine.value}"
-    of = kernel(HOST_SUITE)
+    of = kernel(HOST_SUITES[HOST_SERIES])
     with alone("lab-build", BUILD_LIMIT):
         packed = initrd(of, machine.value, {test.name: test.command for test in tests}, [t.path for t in SELFTESTS])
         key = digest(of.release, packed, hostimage.GRUB)

@@ -119,7 +119,7 @@ void test_fields(char **arguments)
 	(void)arguments;
 	for (bit = 0; bit < 32; bit++) {
 		BAD(1, mappings.reserved, 1u << bit, EINVAL);
-		BAD(2, query.reserved, 1u << bit, EINVAL);
+		BAD(2, query.word, 1u << bit, bit < 8 ? EOPNOTSUPP : EINVAL);
 		BAD(5, probe.reserved, 1u << bit, EINVAL);
 		if (bit)
 			BAD(1, mappings.flags, 1u << bit, EINVAL);

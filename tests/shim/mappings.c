@@ -177,10 +177,10 @@ static void read_frame(uint64_t va, uint8_t *page)
 	CHECK(!"in kcore");
 }
 
-/* A regular language, by its automaton: (cc | 41? ff e0-e7 cc)+ */
+/* A regular language, by its automaton: (cc | [d6 ea] 75 fd | 41? ff e0-e7 cc)+ */
 static uint32_t judge(const uint8_t *page)
 {
-	enum { BETWEEN, REX, JUMP, END } state = BETWEEN;
+	enum { BETWEEN, INVALID, BACK, REX, JUMP, END } state = BETWEEN;
 	bool jumps = false;
 	size_t i;
 
@@ -189,6 +189,12 @@ static uint32_t judge(const uint8_t *page)
 
 		if ((state == BETWEEN || state == END) && byte == 0xcc)
 			state = BETWEEN;
+		else if (state == BETWEEN && (byte == 0xd6 || byte == 0xea))
+			state = INVALID;
+		else if (state == INVALID && byte == 0x75)
+			state = BACK;
+		else if (state == BACK && byte == 0xfd)
+			state = BETWEEN, jumps = true;
 		else if (state == BETWEEN && byte == 0x41)
 			state = REX;
 		else if ((state == BETWEEN || state == REX) && byte == 0xff)

@@ -186,6 +186,18 @@ void test_clear(char **arguments)
 	CHECK(probe(fd, &with_va) == EINVAL);
 }
 
+/* The kernel is locked down, and nobody has pinned anything: the bits stay on. */
+void test_locked(char **arguments)
+{
+	uint32_t outcome;
+	int fd = device();
+
+	(void)arguments;
+	CHECK(clear(fd, 0, CR0_WP, &outcome) == EPERM && clear(fd, 4, CR4_SMEP, &outcome) == EPERM);
+	CHECK(clear(fd, 4, CR4_SMAP, &outcome) == EPERM && clear(fd, 4, CR4_UMIP, &outcome) == EPERM);
+	CHECK(clear(fd, 4, 1, &outcome) == EINVAL);
+}
+
 void test_info(char **arguments)
 {
 	struct mbecguard_info seen = info(device());

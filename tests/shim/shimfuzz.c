@@ -136,7 +136,7 @@ static unsigned long fill(void *request)
 		break;
 	case 2:
 		*(struct mbecguard_query *)request = (struct mbecguard_query){
-			.size = sizeof(struct mbecguard_query), .reserved = below(4) ? 0 : any() };
+			.size = sizeof(struct mbecguard_query), .word = below(4) ? 0 : any() };
 		break;
 	case 3:
 		protect(request);

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mbecguard.guest.efi import NO_EFI
 from mbecguard.guest.execmap import Mapping
 from mbecguard.guest.kcore import MemoryFacts
 from mbecguard.guest.survey import KernelFacts, ModuleFacts, Survey
@@ -15,6 +16,8 @@ from mbecguard.image.kernel import KernelImage
 from mbecguard.image.module import ModuleImage
 from mbecguard.image.sections import Section, SectionKind
 from mbecguard.plan.checks import contradictions, physical_text
+from mbecguard.values.facts import Known
+from mbecguard.values.pages import PageRange
 
 R = SectionKind.RESIDENT
 ID, OTHER = "ab" * 20, "cd" * 20
@@ -27,7 +30,7 @@ MODULE = ModuleFacts(
     *("toy", "Live", ID, {".text": ZONE, ".exit": ZONE + 0x20}),
     ModuleImage("toy", ID, (Section(".text", 0, 0x1F, 16, R), Section(".exit", 0, 5, 16, R))),
 )
-GOOD = Survey(KERNEL, (MODULE,), (Mapping(TEXT, PA, 0x3000),), MemoryFacts(), (), (), (), (), False)
+GOOD = Survey(KERNEL, (MODULE,), (Mapping(TEXT, PA, 0x3000),), MemoryFacts(), (), (), Known(()), NO_EFI, (), Known(0))
 
 
 def names(survey: Survey) -> list[str]:
@@ -72,7 +75,7 @@ def test_kernel(changes: dict[str, Any], found: list[str]) -> None:
 @pytest.mark.parametrize(
     ("mappings", "found", "where"),
     [
-        ((), [], None),
+        ((), ["kernel-text-elsewhere"], None),
         ((Mapping(TEXT + 0x1000, PA + 0x1000, 0x2000),), [], None),  # not all of it is mapped: a broken promise
         ((Mapping(TEXT - 0x1000, PA - 0x1000, 0x9000),), [], PA),
         ((Mapping(TEXT - 0x1000, PA, 0x9000),), ["kernel-code-mismatch"], PA + 0x1000),
@@ -123,3 +126,30 @@ def test_modules_in_order() -> None:
     busy = replace(MODULE, state="Loading")
     survey = replace(GOOD, modules=(replace(busy, name="b"), replace(busy, name="c")))
     assert [f.text.split()[1] for f in contradictions(survey)] == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [((), []), (("toy",), []), (("toy", "veth"), ["module-unlisted"]), (("__builtin__ftrace", "toy"), [])],
+)
+def test_modules_that_have_symbols_are_listed(tags: tuple[str, ...], found: list[str]) -> None:
+    assert names(replace(GOOD, tags=tags)) == found
+
+
+@pytest.mark.parametrize(
+    ("int3", "thunks", "found"),
+    [
+        ((PA >> 12, 1), (), []),
+        ((), ((PA >> 12) + 2, 1), []),
+        (((PA >> 12) - 1, 1), (), ["content-mismatch"]),
+        ((), ((PA >> 12) + 2, 2), ["content-mismatch"]),
+    ],
+)
+def test_known_content_lies_in_executable_pages(
+    int3: tuple[int, ...], thunks: tuple[int, ...], found: list[str]
+) -> None:
+    def ranges(at: tuple[int, ...]) -> Known[tuple[PageRange, ...]]:
+        return Known((PageRange(at[0], at[0] + at[1]),) if at else ())
+
+    facts = MemoryFacts(int3_pages=ranges(int3), thunk_pages=ranges(thunks))
+    assert names(replace(GOOD, memory=facts)) == found

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbecguard import cli
-from mbecguard.audit.text import Text
-from mbecguard.errors import Exit, UserError
-from mbecguard.events import Event
+from mbecguard.face import cli
+from mbecguard.face.text import Text
 from mbecguard.session import Places, Session
-from mbecguard.settings import COMMAND_LINE, Settings, load
-from mbecguard.table import SETTINGS, default_file
+from mbecguard.settings.declared import SETTINGS, Value, default_file
+from mbecguard.settings.load import COMMAND_LINE, Settings, load
+from mbecguard.values.errors import Exit, UserError
+from mbecguard.values.events import Event
 from tests.guestmaker import SCATTERED
 
 
@@ -53,7 +53,7 @@ class Machine:
 
     def fails(self, file: Path | None = None) -> UserError:
         with pytest.raises(UserError) as caught:
-            load(file, root=self.root)
+            load(file, root=self.root).clean()
         assert caught.value.hint
         return caught.value
 
@@ -183,11 +183,63 @@ def test_off_beats_options_and_files(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_machine_counts_without_a_root(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mbecguard.settings.SYSTEM_FILE", machine.file)
-    monkeypatch.setattr("mbecguard.settings.SYSTEM_FOLDER", machine.folder)
+    monkeypatch.setattr("mbecguard.settings.load.SYSTEM_FILE", machine.file)
+    monkeypatch.setattr("mbecguard.settings.load.SYSTEM_FOLDER", machine.folder)
     machine.write(mode("off"))
     assert load().origins == {}
     assert load(root=machine.root).origins == {"lock.mode": str(machine.file)}, "else this would prove nothing"
+
+
+#: Mistakes in a file, and what stands beside them and can be read.
+MISTAKES: dict[str, tuple[str, dict[str, Value]]] = {
+    "unknown name": ('[policy]\nbfp = "drop"\ndeny_unexplained = true\n', {"policy.deny_unexplained": True}),
+    "wrong value": ('[policy]\nbpf = "no"\ndeny_unexplained = true\n', {"policy.deny_unexplained": True}),
+    "wrong type": ("[boot]\nsettle = true\n[policy]\ndeny_unexplained = true\n", {"policy.deny_unexplained": True}),
+    "unknown section": ("[polici]\n[policy]\ndeny_unexplained = true\n", {"policy.deny_unexplained": True}),
+    "outside": ("deny_unexplained = true\n[boot]\nsettle = 5\n", {"boot.settle": 5}),
+    "two": ('[policy]\nbfp = "drop"\n[boot]\nsettle = -1\nhealth_check = "x"\n', {"boot.health_check": "x"}),
+    "no TOML": ("[policy]\ndeny_unexplained = true\n[", {}),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_is_right_counts_and_what_is_wrong_is_told(machine: Machine, name: str) -> None:
+    text, right = MISTAKES[name]
+    file = machine.write(text, "50.toml")
+    other = machine.write('[policy]\nkprobe = "drop"\n', "60.toml")
+    settings = load(root=machine.root)
+    changed = {key: value for key, value in settings.values.items() if value != load().values[key]}
+    assert changed == {**right, "policy.kprobe": "drop"}
+    assert settings.origins == {**dict.fromkeys(right, str(file)), "policy.kprobe": str(other)}
+    assert len(settings.problems) == (2 if name == "two" else 1)
+    assert all(str(file) in problem.message and problem.hint for problem in settings.problems)
+    with pytest.raises(UserError) as caught:
+        settings.clean()
+    assert caught.value.message.startswith(settings.problems[0].message)
+    assert ("1 more" in caught.value.message) == (name == "two")
+    file.unlink()
+    assert load(root=machine.root).clean().problems == ()
+
+
+def test_nothing_of_a_file_counts_that_others_may_write(machine: Machine) -> None:
+    machine.write(mode("audit"), "50.toml").chmod(0o666)
+    machine.write("[policy]\ndeny_unexplained = true\n")
+    settings = load(root=machine.root)
+    assert (settings.text("lock.mode"), settings.enabled("policy.deny_unexplained")) == ("enforce", True)
+    machine.folder.parent.chmod(0o777)
+    assert load(root=machine.root).origins == {}
+
+
+def test_a_mistake_of_the_caller_is_fatal(machine: Machine, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text("[policy]\nbfp = 1\n")
+    own.chmod(0o644)
+    missing = tmp_path / "none"
+    for file, overrides in ((own, []), (missing, []), (None, ["policy.bfp=drop"])):
+        with pytest.raises(UserError) as caught:
+            load(file, overrides, root=machine.root)
+        assert caught.value.hint
+    assert "leave --config out" in machine.fails(missing).hint
 
 
 def foreign(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +255,7 @@ def test_files_that_others_may_write_are_refused(machine: Machine, bits: int) ->
     file.chmod(bits)
     assert machine.fails().message == f"{file} can be written by others than its owner"
     assert machine.fails(file).hint == f"chmod go-w {file}"
-    assert load(file).text("lock.mode") == "audit", "a recorded guest is no matter of trust"
+    assert load(file).text("lock.mode") == "audit", "a captured guest is no matter of trust"
     file.chmod(0o644)
     machine.folder.chmod(0o777)
     assert str(machine.folder) in machine.fails().message
@@ -304,7 +356,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 @pytest.fixture
 def live(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Commands without --guest see this machine's settings."""
-    monkeypatch.setattr("mbecguard.cli._ROOT", machine.root)
+    monkeypatch.setattr("mbecguard.face.cli._ROOT", machine.root)
     return machine
 
 
@@ -318,20 +370,20 @@ def test_config_shows_values_and_origins(live: Machine, capsys: pytest.CaptureFi
     assert re.fullmatch(rf'  policy\.kprobe +"keep" +{re.escape(str(live.file))}', rows["policy.kprobe"])
     assert re.fullmatch(r'\* lock\.mode +"audit" +kernel command line', rows["lock.mode"])
     assert re.fullmatch(r"\* boot\.settle +3 +--set", rows["boot.settle"])
-    assert re.fullmatch(r"  policy\.tight +false +default", rows["policy.tight"])
+    assert re.fullmatch(r"  policy\.deny_unexplained +false +default", rows["policy.deny_unexplained"])
     assert len({line.rindex("  ") for line in out.splitlines()}) == 1, "the columns are aligned"
     assert run(capsys, "config", "--set", "boot.settle=3") == (status, out, err)
 
 
 def test_config_as_json(live: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    live.write("[policy]\ntight = true\n")
+    live.write("[policy]\ndeny_unexplained = true\n")
     status, out, _ = run(capsys, "config", "--json")
     document = json.loads(out)
     found = {row["key"]: row for row in document["settings"]}
     assert (status, document["schema"], set(found)) == (Exit.OK, "mbecguard.config/1", {s.key for s in SETTINGS})
-    assert found["policy.tight"]["value"] is True
-    assert found["policy.tight"]["default"] is False
-    assert found["policy.tight"]["origin"] == str(live.file)
+    assert found["policy.deny_unexplained"]["value"] is True
+    assert found["policy.deny_unexplained"]["default"] is False
+    assert found["policy.deny_unexplained"]["origin"] == str(live.file)
     assert found["boot.settle"]["value"] == 10
     assert all(row["help"] and row["values"] for row in found.values())
 
@@ -344,7 +396,7 @@ def test_changed_settings_stand_out_on_a_terminal() -> None:
 
 def test_the_default_file_comes_out_whatever_is_wrong(live: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     live.write("[")
-    assert run(capsys, "config")[0] == Exit.ERROR
+    assert run(capsys, "config")[2].startswith(f"mbecguard: warning: {live.file} is not TOML")
     assert run(capsys, "config", "--default") == (Exit.OK, default_file(), "")
     file = live.root / "copy.toml"
     assert run(capsys, "config", "--default", "-o", str(file)) == (Exit.OK, "", "")
@@ -352,8 +404,7 @@ def test_the_default_file_comes_out_whatever_is_wrong(live: Machine, capsys: pyt
 
 
 def test_show_and_default_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["config", "--show", "--default"])
+    assert cli.main(["config", "--show", "--default"]) == Exit.USAGE
     assert "not allowed with" in capsys.readouterr().err
 
 
@@ -388,8 +439,12 @@ def test_a_lock_is_refused_by_the_setting(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lock\.mode is off \(--set\)") as caught:
         session.transaction(tell)
     assert caught.value.status is Exit.REFUSED
-    assert "switched-off" in {f.id for f in session.blockers()}
-    assert "switched-off" not in {f.id for f in Session(load(), places, folder).blockers()}
+    assert "switched-off" in {f.id for f in session.check().findings}
+    assert "switched-off" not in {f.id for f in Session(load(), places, folder).check().findings}
+    assert caught.value.message.startswith("not locked: ")
+    Session(load(), places, folder).transaction(lambda _event, _facts: None).run()
+    with pytest.raises(UserError, match=r"^the guest stays sealed until it is reset: lock\.mode is off"):
+        Session(load(None, ["lock.mode=off"]), places, folder).transaction(tell)
 
 
 @pytest.mark.parametrize("command", ["plan", "check", "lock"])
@@ -409,6 +464,6 @@ def test_a_recorded_guest_is_the_same_everywhere(
 
     honest = kept("before")
     live.boot("mbecguard=off")
-    live.write("[policy]\ntight = true\n[")
+    live.write("[policy]\ndeny_unexplained = true\n[")
     assert kept("after") == honest
     assert honest[0] == Exit.OK

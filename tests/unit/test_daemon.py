@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard import settings
-from mbecguard.audit.record import State
-from mbecguard.audit.store import Store
-from mbecguard.daemon import SECONDS, Daemon, Watch, interval, line
-from mbecguard.errors import UserError
-from mbecguard.events import Event
-from mbecguard.host.simulator import SimulatedHost
-from mbecguard.settings import Settings
+from mbecguard.host.simulated.host import SimulatedHost
+from mbecguard.records.reasons import Reason
+from mbecguard.records.record import State
+from mbecguard.records.store import Store
+from mbecguard.service.daemon import AGAIN_SECONDS, SECONDS, Daemon, Watch, interval, line
+from mbecguard.settings.load import Settings
+from mbecguard.settings.load import load as load_settings
+from mbecguard.values.errors import UserError
+from mbecguard.values.events import Event
 from tests.plans import BLOCKER, make_plan
 from tests.servicebench import BOOTS, Boot
 from tests.unit.test_lock_kill import FORK
@@ -69,8 +70,13 @@ def test_the_line_is_the_truth(tmp_path: Path) -> None:
 
 
 def test_a_line_is_one_line(tmp_path: Path) -> None:
-    status = replace(Boot(tmp_path).session.status(), reasons=("one\ntwo\r\nREADY=1",))
+    status = replace(Boot(tmp_path).session.status(), reasons=(Reason("note", "one\ntwo\r\nREADY=1"),))
     assert line(status) == "open (simulated): one two READY=1"
+
+
+def touch(folder: Path) -> None:
+    """Have the record of this boot looked at again."""
+    (folder / "state/records/00000001.json").touch()
 
 
 def test_a_lost_seal_is_announced_once_and_its_return_once(tmp_path: Path) -> None:
@@ -82,7 +88,7 @@ def test_a_lost_seal_is_announced_once_and_its_return_once(tmp_path: Path) -> No
     (tmp_path / "host.json").unlink()
     for _ in range(3):
         assert looking.look().startswith("degraded (simulated): the host lost the map")
-        (tmp_path / "state/records.jsonl").touch()  # judged again, and no news
+        touch(tmp_path)  # judged again, and no news
     assert boot.events() == [Event.DEGRADED]
     (tmp_path / "host.json").write_bytes(kept)
     for _ in range(3):
@@ -95,8 +101,11 @@ def test_a_guest_that_is_degraded_from_the_start_is_announced(tmp_path: Path) ->
     Boot(tmp_path).bench.lock()
     (tmp_path / "host.json").unlink()
     boot = Boot(tmp_path)
-    watch(boot).look()
-    assert boot.events() == [Event.DEGRADED]
+    looking = watch(boot)
+    looking.look()
+    assert (boot.events(), looking.unsure) == ([], True)
+    looking.look()
+    assert (boot.events(), looking.unsure) == ([Event.DEGRADED], False)
 
 
 def test_an_open_guest_is_nothing_to_announce(tmp_path: Path) -> None:
@@ -144,14 +153,14 @@ def test_what_cannot_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         if what == "records":
-            patch.setattr(Store, "records", broken)
-            (tmp_path / "state/records.jsonl").touch()
+            patch.setattr(Store, "last", broken)
+            touch(tmp_path)
         else:
             patch.setattr(SimulatedHost, "query", broken)
         for _ in range(2):
             assert "trouble" in looking.look()
     assert boot.events() == [Event.DEGRADED]
-    (tmp_path / "state/records.jsonl").touch()
+    touch(tmp_path)
     assert looking.look().startswith("sealed")
     assert boot.events() == [Event.DEGRADED, Event.RESTORED]
 
@@ -159,9 +168,66 @@ def test_what_cannot_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_sealed_guest_with_damaged_records_is_announced_from_the_start(tmp_path: Path) -> None:
     boot = Boot(tmp_path)
     boot.bench.lock()
-    (tmp_path / "state/records.jsonl").write_bytes(b"{}\n")
-    assert watch(boot).look().startswith("unknown: ")
-    assert boot.events() == [Event.DEGRADED]
+    (tmp_path / "state/records/00000001.json").write_bytes(b"{}\n")
+    looking = watch(boot)
+    for events in ([], [Event.DEGRADED]):
+        assert looking.look().startswith("degraded (simulated): the record of this boot's lock cannot be believed")
+        assert boot.events() == events
+
+
+@pytest.mark.parametrize("where", ["query", "status"])
+def test_a_look_that_fails_once_is_no_news_and_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    boot = Boot(tmp_path)
+    boot.bench.lock()
+    looking = watch(boot)
+    looking.look()
+    touch(tmp_path)
+
+    def broken(*_: object) -> None:
+        raise UserError("trouble")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SimulatedHost if where == "query" else type(boot.session), where, broken)
+        looking.look()
+    assert looking.unsure
+    for _ in range(3):
+        assert looking.look().startswith("sealed")  # with the same basis as in the bad look
+    assert (boot.events(), looking.unsure) == ([], False)
+
+
+def test_troubles_in_turn_are_announced_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot = Boot(tmp_path)
+    boot.bench.lock()
+    looking = watch(boot)
+    looking.look()
+    messages = iter(["one", "two", "three", "three"])
+
+    def broken(*_: object) -> None:
+        raise UserError(next(messages))
+
+    monkeypatch.setattr(type(boot.session), "status", broken)
+    touch(tmp_path)
+    seen = []
+    for _ in range(4):
+        looking.look()
+        seen.append([facts["reason"] for _, facts in boot.told])
+    assert seen == [[], ["two"], ["two"], ["two", "three"]]
+
+
+def test_trouble_is_looked_at_again_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Boot(tmp_path).bench.lock()
+    (tmp_path / "host.json").unlink()
+    waits: list[float] = []
+
+    def wait(_signals: object, seconds: float) -> object:
+        waits.append(seconds)
+        return type("Arrived", (), {"si_signo": signal.SIGTERM})() if len(waits) == 2 else None
+
+    monkeypatch.setattr(signal, "sigtimedwait", wait)
+    Daemon(watch(Boot(tmp_path)), load_settings, lambda _text: None, seconds=60.0).run()
+    assert waits == [AGAIN_SECONDS, 60.0]
 
 
 def test_a_dead_journal_ends_nothing(tmp_path: Path) -> None:
@@ -222,7 +288,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     config.touch()
 
     def load() -> Settings:
-        return settings.load(config, ["lock.host=simulator"])
+        return load_settings(config, ["lock.host=simulator"])
 
     def start(seconds: float = 60.0, notify: bool = True) -> Manager:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -294,7 +360,7 @@ def test_a_reload_takes_the_new_settings(tmp_path: Path) -> None:
     boot = Boot(tmp_path)
     looking = watch(boot)
     looking.look()
-    new = settings.load(overrides=["lock.host=simulator", "freeze.ftrace=off"])
+    new = load_settings(overrides=["lock.host=simulator", "freeze.ftrace=off"])
     looking.use(new)
     assert looking.session.settings is new
 

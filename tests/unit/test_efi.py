@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.errors import UserError
-from mbecguard.guest.efi import RUNTIME_MAP, runtime_code
+from mbecguard.guest.efi import FIRMWARE, NO_EFI, RUNTIME_MAP, Efi, firmware
+from mbecguard.guest.execmap import Mapping
 from mbecguard.guest.tree import Tree
-from mbecguard.pages import PageRange
+from mbecguard.values.facts import Absent, Known, Unknown
+from mbecguard.values.pages import PageRange
 
 
 def entry(root: Path, name: str, kind: str, start: str, pages: str) -> None:
@@ -20,14 +21,27 @@ def entry(root: Path, name: str, kind: str, start: str, pages: str) -> None:
         (folder / field).write_text(text + "\n")
 
 
-def test_type_5_alone_sorted(tmp_path: Path) -> None:
-    assert runtime_code(Tree(tmp_path)) == ()
+def test_code_is_told_from_data_both_sorted(tmp_path: Path) -> None:
     entry(tmp_path, "0", "0x6", "0x1000", "0x1")
-    assert runtime_code(Tree(tmp_path)) == ()
+    assert firmware(Tree(tmp_path), ()) == Efi(Known(()), (PageRange(1, 2),))
     entry(tmp_path, "1", "0x5", "0x7f9ed000", "0x100")
     entry(tmp_path, "10", "5", "0x2000", "1")
     entry(tmp_path, "2", "0x5", "0x0", "0x10000000000")  # the whole space
-    assert runtime_code(Tree(tmp_path)) == (PageRange(0, 1 << 40), PageRange(2, 3), PageRange(0x7F9ED, 0x7FAED))
+    entry(tmp_path, "3", "11", "0x0", "1")
+    code = (PageRange(0, 1 << 40), PageRange(2, 3), PageRange(0x7F9ED, 0x7FAED))
+    assert firmware(Tree(tmp_path), ()) == Efi(Known(code), (PageRange(0, 1), PageRange(1, 2)))
+
+
+def test_without_a_map_it_matters_whether_efi_has_started_the_guest(tmp_path: Path) -> None:
+    assert firmware(Tree(tmp_path), ()) == NO_EFI == Efi(Absent())
+    window = Mapping(0xFFFFFFFEFF6C6000, 0x7FAC6000, 4096)
+    assert isinstance(firmware(Tree(tmp_path), (window,)).code, Unknown)
+    assert firmware(Tree(tmp_path), (Mapping(0xFFFFFFFF81000000, 0x1000000, 4096),)) == NO_EFI
+    (tmp_path / FIRMWARE / "vars").mkdir(parents=True)
+    found = firmware(Tree(tmp_path), ()).code
+    assert isinstance(found, Unknown)
+    assert "runtime-map" in found.reason
+    assert found.remedy
 
 
 @pytest.mark.parametrize(
@@ -36,8 +50,9 @@ def test_type_5_alone_sorted(tmp_path: Path) -> None:
 )
 def test_no_region(tmp_path: Path, start: str, pages: str) -> None:
     entry(tmp_path, "0", "0x5", start, pages)
-    with pytest.raises(UserError, match="is not a memory region"):
-        runtime_code(Tree(tmp_path))
+    found = firmware(Tree(tmp_path), ()).code
+    assert isinstance(found, Unknown)
+    assert "is not a memory region" in found.reason
 
 
 @pytest.mark.parametrize("field", ["type", "phys_addr", "num_pages"])
@@ -46,9 +61,11 @@ def test_missing_and_garbage_fields(tmp_path: Path, field: str) -> None:
     file = tmp_path / RUNTIME_MAP / "0" / field
     for text in ("", "-4096", "x"):
         file.write_text(text)
-        with pytest.raises(UserError, match="does not hold a number"):
-            runtime_code(Tree(tmp_path))
+        found = firmware(Tree(tmp_path), ()).code
+        assert isinstance(found, Unknown)
+        assert "does not hold a number" in found.reason
     file.unlink()
-    with pytest.raises(UserError, match=f"{field} is missing") as caught:
-        runtime_code(Tree(tmp_path))
-    assert caught.value.hint
+    found = firmware(Tree(tmp_path), ()).code
+    assert isinstance(found, Unknown)
+    assert f"{field} is missing" in found.reason
+    assert found.remedy

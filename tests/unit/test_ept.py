@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from mbecguard.ept import RWX, Access, Ept, Mode, Violation
+from mbecguard.host.simulated.ept import RWX, Access, Ept, Mode, Violation
 
 
 def test_permission_bits_are_those_of_the_sdm() -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbecguard.ept import Ept, Mode
 from mbecguard.host.base import HostErrno, Permission, Protection
-from mbecguard.host.eptmodel import EptModel
-from mbecguard.host.hypervisor import Hypervisor
+from mbecguard.host.simulated.ept import Ept, Mode
+from mbecguard.host.simulated.eptmodel import EptModel
+from mbecguard.host.simulated.hypervisor import Hypervisor
 from mbecguard.host.wire import Limits
 from tests.guestcalls import (
     CR0_PE,
@@ -61,19 +61,23 @@ def test_mutable_permissions_come_back() -> None:
     assert [runs(host, gfn) for gfn in (10, 11)] == [True, False]
 
 
-def test_without_paging_every_address_is_user_mode() -> None:
+def test_without_paging_no_denied_page_runs() -> None:
     host = Hypervisor(OPTIONS)
-    ask(host, DENY_ALL)
+    ask(host, DENY_ALL, part(12, 13, X))
     assert not runs(host, 10)
     assert host.write_cr(0, CR0_PE)
-    assert runs(host, 10)
+    assert not runs(host, 10)
+    assert runs(host, 12)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_the_model_alone_judges_unpaged_fetches_by_xu(mode: Mode) -> None:
     model = EptModel(LIMITS)
-    model.apply([DENY_ALL])
-    assert model.fetch(0x1000, mode, cr0_pg=False) is None
+    model.apply([DENY_ALL, part(2, 3, X)])
+    denied = model.fetch(0x1000, mode, cr0_pg=False)
+    assert denied is not None
+    assert (denied.mode, denied.permissions & (Ept.XS | Ept.XU)) == (USER, Ept(0))
+    assert model.fetch(0x2000, mode, cr0_pg=False) is None
     assert (model.fetch(0x1000, mode) is None) is (mode is USER)
 
 

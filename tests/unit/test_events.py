@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 import mbecguard
-from mbecguard import events
-from mbecguard.errors import Exit, UserError, die
-from mbecguard.events import Event, message, stderr_is_journal, to_journal
+from mbecguard.values import events
+from mbecguard.values.errors import Exit, UserError, die
+from mbecguard.values.events import Event, message, stderr_is_journal, to_journal
 
+ROOT = Path(__file__).parents[2]
 SOURCES = "\n".join(
     path.read_text() for path in Path(mbecguard.__file__).parent.rglob("*.py") if path.name != "events.py"
 )
@@ -66,7 +67,8 @@ def test_events_go_to_the_journal_if_there_is_one(tmp_path: Path, monkeypatch: p
         "MESSAGE_ID": Event.RETRY.value.message_id,
         "PRIORITY": 6,
         "SYSLOG_IDENTIFIER": "mbecguard",
-        "ATTEMPT": "2",
+        "MBECGUARD_EVENT": "RETRY",
+        "MBECGUARD_ATTEMPT": "2",
     }
 
 
@@ -93,6 +95,9 @@ def test_exit_statuses_are_the_contract() -> None:
         "REFUSED": 3,
         "NOT_ENFORCED": 4,
         "DRIFT": 5,
+        "OPEN": 6,
+        "NOTHING": 7,
+        "AUDIT_MODE": 8,
     }
 
 
@@ -101,3 +106,8 @@ def test_dying_carries_message_hint_and_status() -> None:
         die("gone", "bring it back", Exit.REFUSED)
     assert (caught.value.message, caught.value.hint, caught.value.status) == ("gone", "bring it back", 3)
     assert (UserError("gone").hint, UserError("gone").status) == ("", Exit.ERROR)
+
+
+def test_docs_name_message_ids_of_real_events() -> None:
+    found = re.findall("[0-9a-f]{32}", (ROOT / "docs/INSTALL.md").read_text())
+    assert found == [kind.value.message_id for kind in (Event.BOOT_NOT_LOCKED, Event.BOOT_UNCONFIRMED)]

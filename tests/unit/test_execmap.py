@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbecguard.errors import UserError
 from mbecguard.guest import execmap
 from mbecguard.guest.execmap import Mapping, PageTables
-from mbecguard.pages import PageRange
+from mbecguard.values.errors import UserError
+from mbecguard.values.pages import PageRange
 from tests.walker import NX, PAT, PS, Memory, P, Tables, U, W, canonical, executable_pages, spread
 
 TOP = 2**64

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.errors import UserError
+from mbecguard.device import ShimDevice
 from mbecguard.guest import kcore as kcore_module
 from mbecguard.guest import shimsource
 from mbecguard.guest.execmap import Mapping
-from mbecguard.guest.kcore import MemoryFacts
 from mbecguard.guest.live import KcoreSource
 from mbecguard.guest.procfs import Kallsyms
 from mbecguard.guest.shimsource import ShimSource
-from mbecguard.host.ioctl import ShimDevice
-from mbecguard.pages import PAGE_SIZE, PageRange
+from mbecguard.values.errors import UserError
+from mbecguard.values.facts import Absent, Known, Unknown, known
+from mbecguard.values.pages import PAGE_SIZE, PageRange
 from tests.coremaker import Core
-from tests.unit.test_host_shim import FakeShim
+from tests.fakeshim import FakeShim
 from tests.unit.test_kcore import (
     DIRECT_MAP,
     EFI,
@@ -68,28 +68,30 @@ def source(folder: Path, fake: FakeShim, core: Core | bytes | None = None) -> Sh
 )
 @pytest.mark.parametrize("room", [1, 3, 99])
 def test_shim_and_kcore_tell_the_same(tmp_path: Path, names: tuple[str, ...], room: int) -> None:
-    core, known = guest(), symbols(*names)
+    core, there = guest(), symbols(*names)
     core.write(EFI[0].pa, b"\xcc" * PAGE_SIZE)  # content of what only efi_mm maps
-    by_shim = source(tmp_path, replace(seen_by_shim(), room=room), core).read(known)
-    assert by_shim == KcoreSource(saved(tmp_path, core)).read(known)
-    assert len(by_shim.facts.int3_pages) == (2 if "efi_mm" in names else 1)
+    by_shim = source(tmp_path, replace(seen_by_shim(), room=room), core).read(there)
+    assert by_shim == KcoreSource(saved(tmp_path, core)).read(there)
+    assert len(known(by_shim.facts.int3_pages, ())) == (2 if "efi_mm" in names else 1)
 
 
 @pytest.mark.parametrize("core", [None, b"damaged", replace(guest(), note_name=b"OTHER")], ids=["none", "bad", "bare"])
 def test_without_kcore_the_kernels_own_pages_are_known(tmp_path: Path, core: Core | bytes | None) -> None:
     memory = source(tmp_path, seen_by_shim(), core).read(symbols(*NAMES))
     assert memory.mappings == INIT
-    assert memory.facts == MemoryFacts(
-        page_offset=DIRECT_MAP,
-        int3_pages=(PageRange.covering(INT3, 4096),),
-        thunk_pages=(PageRange.covering(THUNK, 4096),),
-    )
+    facts = memory.facts
+    assert facts.page_offset == DIRECT_MAP
+    assert facts.int3_pages == Known((PageRange.covering(INT3, 4096),))
+    assert facts.thunk_pages == Known((PageRange.covering(THUNK, 4096),))
+    assert isinstance(facts.efi_tables, Unknown)
+    assert facts.efi_tables.reason
 
 
 def test_the_trampoline_needs_no_walk(tmp_path: Path) -> None:
     core = replace(guest(), note_name=b"OTHER")  # without VMCOREINFO no page table is found
     facts = source(tmp_path, seen_by_shim(), core).read(symbols("real_mode_header", "hv_hypercall_pg")).facts
-    assert (facts.trampoline, facts.hypercall_page) == (PageRange(0x99, 0x9B), 0xFFFFC90000001000)
+    assert (facts.trampoline, facts.hypercall_page) == (Known(PageRange(0x99, 0x9B)), Known(0xFFFFC90000001000))
+    assert facts.efi_tables == Absent()  # the kernel has no efi_mm
 
 
 def test_lockdown_forbids_kcore_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +101,12 @@ def test_lockdown_forbids_kcore_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     made = source(tmp_path, seen_by_shim(), guest())
     assert set(made.read(symbols(*NAMES)).mappings) == {*INIT, *EFI}
     monkeypatch.setattr(kcore_module, "FileIO", refuse)
-    assert made.read(symbols(*NAMES)).mappings == INIT
+    locked = made.read(symbols(*NAMES))
+    assert locked.mappings == INIT
+    for fact in (locked.facts.trampoline, locked.facts.hypercall_page, locked.facts.efi_tables):
+        assert isinstance(fact, Unknown)
+        assert "may not be read" in fact.reason
+        assert "lockdown" in fact.remedy
 
 
 @pytest.mark.parametrize(
@@ -124,13 +131,14 @@ def test_extents_are_split_by_content_only_for_the_facts(
     whole = (Mapping(MODULE, 0x130000, 0x4000),)
     assert memory.mappings == (whole if joined else (Mapping(MODULE, 0x130000, 0x2000), rest))
     page = (PageRange.covering(second[1], second[2]),)
-    assert memory.facts.int3_pages == (page if second[3] & INT3_FLAG else ())
-    assert memory.facts.thunk_pages == (page if second[3] == THUNKS_FLAG else ())
+    assert memory.facts.int3_pages == Known(page if second[3] & INT3_FLAG else ())
+    assert memory.facts.thunk_pages == Known(page if second[3] == THUNKS_FLAG else ())
 
 
 def test_pages_that_hold_anything_else_are_no_facts(tmp_path: Path) -> None:
     facts = source(tmp_path, seen_by_shim()).read(symbols()).facts
-    frames = {frame for run in (*facts.int3_pages, *facts.thunk_pages) for frame in range(run.start, run.end)}
+    runs = (*known(facts.int3_pages, ()), *known(facts.thunk_pages, ()))
+    frames = {frame for run in runs for frame in range(run.start, run.end)}
     assert frames == {INT3 >> 12, THUNK >> 12}
     assert EMPTY >> 12 not in frames
 
@@ -151,12 +159,12 @@ def test_the_device_is_closed_whatever_happens(tmp_path: Path) -> None:
         opened.append(os.open(os.devnull, os.O_RDWR))
         return ShimDevice(opened[-1], fake.ioctl)
 
-    for fake in (seen_by_shim(), replace(seen_by_shim(), abi=2)):
+    for fake in (seen_by_shim(), replace(seen_by_shim(), abi=3)):
         made = ShimSource(tmp_path, tmp_path, open_device)
-        if fake.abi == 1:
+        if fake.abi == 2:
             assert made.read(symbols()).mappings == INIT
         else:
-            with pytest.raises(UserError, match="version 2"):
+            with pytest.raises(UserError, match="version 3"):
                 made.read(symbols())
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(opened[-1])

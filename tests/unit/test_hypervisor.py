@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mbecguard.host.base import HostMode, Permission, Protection
-from mbecguard.host.hypervisor import ControlRegister, Hypervisor, Options
+from mbecguard.host.simulated.hypervisor import ControlRegister, Hypervisor, Options
 from tests.guestcalls import (
     AUDIT,
     CR0_PE,
@@ -64,7 +64,7 @@ def test_other_hypercalls_are_unknown(nr: int) -> None:
     assert Hypervisor(OPTIONS).hypercall(nr, 0, 0) == -1000
 
 
-@pytest.mark.parametrize("magic", [0, MAGIC ^ 1, MAGIC & 0xFFFFFFFF])
+@pytest.mark.parametrize("magic", [0, MAGIC - 1, MAGIC + 15, MAGIC & 0xFFFFFFFF])
 def test_an_empty_list_is_no_change(magic: int) -> None:
     host = Hypervisor(OPTIONS)
     before = host.save()
@@ -74,12 +74,12 @@ def test_an_empty_list_is_no_change(magic: int) -> None:
 
 def test_the_query_tells_the_state() -> None:
     host = Hypervisor(OPTIONS)
-    assert host.hypercall(PROTECT, 0, MAGIC) == 0x11C
+    assert host.hypercall(PROTECT, 0, MAGIC) == 0x21C
     ask(host, part(1, 2, R))
-    assert host.hypercall(PROTECT, 0, MAGIC) == 0x1_015C
+    assert host.hypercall(PROTECT, 0, MAGIC) == 0x1_025C
     ask(host, part(1, 2, X | IMM))
-    assert host.hypercall(PROTECT, 0, MAGIC) == 0x2_019C
-    assert Hypervisor(AUDIT).hypercall(PROTECT, 0, MAGIC) == 0x12C
+    assert host.hypercall(PROTECT, 0, MAGIC) == 0x2_029C
+    assert Hypervisor(AUDIT).hypercall(PROTECT, 0, MAGIC) == 0x22C
 
 
 def test_a_heki_host_has_no_query_but_enforces() -> None:
@@ -169,6 +169,16 @@ def test_a_seal_pins_what_it_needs(number: int, set_: int, clear: int, allowed: 
         host = Hypervisor(OPTIONS)
         ask(host, part(10, 11, permissions))
         assert host.write_cr(number, (host.read_cr(number) | set_) & ~clear) is expected
+
+
+def test_no_seal_while_system_management_mode_is_open() -> None:
+    host = Hypervisor(replace(OPTIONS, smm_open=True))
+    assert ask(host, part(10, 11, R)) == 0
+    before = host.status()
+    assert (before.smm_open, before.restricted) == (True, True)
+    assert ask(host, part(10, 11, R | IMM)) == -95
+    assert host.status() == before
+    assert ask(host, part(10, 11, R)) == 0
 
 
 @pytest.mark.parametrize(("value", "pinned"), [(-1, 0), (1 << 64, 0), (1, 2)])

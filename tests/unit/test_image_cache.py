@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from mbecguard import serial
-from mbecguard.errors import UserError
 from mbecguard.image import cache as cache_module
 from mbecguard.image.cache import SCHEMA, SectionCache
 from mbecguard.image.kernel import read_kernel
 from mbecguard.image.module import read_module
+from mbecguard.values import codec
+from mbecguard.values.errors import UserError
 from tests.elfmaker import BUILD_ID, bzimage, module, payload, vmlinux
 
 KERNEL = bzimage(payload("xz", vmlinux()))
@@ -117,8 +117,8 @@ def rewritten(change: Callable[[dict[str, Any]], object], *, sign: bool = True) 
         document = json.loads(path.read_bytes())
         change(document)
         if sign:
-            document["digest"] = serial.digest(document["entries"])
-        path.write_bytes(serial.canonical(document))
+            document["digest"] = codec.digest(document["entries"])
+        path.write_bytes(codec.canonical(document))
 
     return apply
 

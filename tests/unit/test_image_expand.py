@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from mbecguard.errors import UserError
 from mbecguard.image import expand as module_under_test
 from mbecguard.image.expand import DECOMPRESSORS, expand
+from mbecguard.values.errors import UserError
 from tests.elfmaker import PACKERS, zstd
 
 # More than one block of every format, part of it incompressible.

@@ -13,9 +13,9 @@ from functools import cache
 
 import pytest
 
-from mbecguard.errors import UserError
 from mbecguard.image.kernel import KernelImage, read_kernel, unpack
 from mbecguard.image.sections import Section, SectionKind
+from mbecguard.values.errors import UserError
 from tests import elfmaker
 from tests.elfmaker import BUILD_ID, PACKERS, TEXT_VA, A, Sec, X, bzimage, elf64, payload, pe, vmlinux
 

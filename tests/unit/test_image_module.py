@@ -14,9 +14,17 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbecguard.errors import UserError
-from mbecguard.image.module import ModuleImage, module_index, module_name, read_module, text_bytes, text_layout
+from mbecguard.image.module import (
+    ModuleImage,
+    ModuleIndex,
+    core_text,
+    init_sections,
+    module_name,
+    read_module,
+    text_bytes,
+)
 from mbecguard.image.sections import CODE_LIMIT, Section, SectionKind
+from mbecguard.values.errors import UserError
 from tests import elfmaker
 from tests.elfmaker import BUILD_ID, A, Sec, X, elf64, module
 
@@ -29,7 +37,7 @@ EXPECTED = ModuleImage(
         Section(".text", 0, 101, 16, R),
         Section(".text.unlikely", 0, 7, 1, R),
         Section(".init.text", 0, 55, 8, N),
-        Section(".exit.text", 0, 9, 4, R),
+        Section(".exit.text", 0, 9, 4, SectionKind.EXIT),
         Section(".altinstr_replacement", 0, 12, 1, R),
     ),
 )
@@ -81,10 +89,14 @@ def test_modinfo_beats_the_file_name() -> None:
     assert read_module(skeleton, "toy-skeleton.ko").name == "toy_skeleton"
 
 
+def layout_of(image: ModuleImage, *, unload: bool = True) -> dict[str, int]:
+    return {section.name: offset for section, offset in core_text(image, unload=unload)}
+
+
 def test_no_build_id_no_code() -> None:
     bare = elf64([Sec(".modinfo", b"name=fw\0")], elfmaker.ET_REL)
     assert read_module(bare, "fw.ko") == ModuleImage("fw", "", ())
-    assert text_layout(read_module(bare, "fw.ko")) == {}
+    assert layout_of(read_module(bare, "fw.ko")) == {}
     assert text_bytes(read_module(bare, "fw.ko")) == 0
 
 
@@ -98,14 +110,31 @@ def test_no_build_id_no_code() -> None:
         (zstandard.compress(KO)[:-9], "damaged zstd data"),
         (lzma.compress(KO)[:-9], "damaged xz data"),
         (KO[:-1], "cut short"),
-        (module(extra=[Sec(".text", b"\xcc", A | X)]), "2 code sections are called .text"),
         (module(extra=[Sec("a", 1, A | X, align=CODE_LIMIT), Sec("b", 1, A | X, align=CODE_LIMIT)]), "too far apart"),
         (module(name="schön"), "not a usable ELF file (UnicodeDecodeError"),
     ],
-    ids=range(10),
+    ids=range(9),
 )
 def test_refusals(data: bytes, message: str) -> None:
     assert message in refusal(data)
+
+
+def test_two_sections_of_one_name_have_a_place_each() -> None:
+    twins = image((".text", 100, 16, R), (".text.unlikely", 7, 1, R), (".text.unlikely", 9, 4, R))
+    assert [(s.name, s.bytes, at) for s, at in core_text(twins)] == [
+        (".text", 100, 0),
+        (".text.unlikely", 7, 100),
+        (".text.unlikely", 9, 108),
+    ]
+    assert read_module(module(extra=[Sec(".text", b"\xcc", A | X)]), "toy.ko").name == "toy_net"
+
+
+def test_a_kernel_that_cannot_unload_modules_frees_their_exit_code() -> None:
+    toy = image((".text", 100, 16, R), (".exit.text", 9, 16, SectionKind.EXIT), (".text.unlikely", 7, 1, R))
+    assert layout_of(toy) == {".text": 0, ".exit.text": 112, ".text.unlikely": 121}
+    assert layout_of(toy, unload=False) == {".text": 0, ".text.unlikely": 100}
+    assert init_sections(toy) == ()
+    assert init_sections(toy, unload=False) == (".exit.text",)
 
 
 def image(*sections: tuple[str, int, int, SectionKind]) -> ModuleImage:
@@ -132,7 +161,7 @@ def image(*sections: tuple[str, int, int, SectionKind]) -> ModuleImage:
     ],
 )
 def test_layout(module_image: ModuleImage, layout: dict[str, int], total: int) -> None:
-    assert text_layout(module_image) == layout
+    assert layout_of(module_image) == layout
     assert text_bytes(module_image) == total
 
 
@@ -142,7 +171,7 @@ sized = st.tuples(st.integers(0, 300), st.sampled_from([1, 2, 8, 64, 4096]), st.
 @given(st.lists(sized, max_size=8))
 def test_layout_is_the_tightest_in_order(sizes: list[tuple[int, int, SectionKind]]) -> None:
     toy = image(*((f"s{i}", size, align, kind) for i, (size, align, kind) in enumerate(sizes)))
-    layout, core = text_layout(toy), [s for s in toy.sections if s.kind is R]
+    layout, core = layout_of(toy), [s for s in toy.sections if s.kind is R]
     assert list(layout) == [s.name for s in core if s.bytes]
     end = last = 0
     for section in core:
@@ -178,7 +207,11 @@ def test_index_prefers_as_depmod_does(tmp_path: Path) -> None:
     )
     tree(tmp_path, "headers/kernel/linked.ko")
     (release / "build").symlink_to(tmp_path / "headers")
-    assert module_index(release) == {
+    index = ModuleIndex([release])
+    assert [path.parent.name for path in index.named("b")] == ["extra", "drivers", "weak-updates"]
+    assert index.named("none") == ()
+    assert {path.name for path in index.unclaimed({"b", "c"})} == {"w.ko"}
+    assert index.first == {
         "a_net": release / "kernel/drivers/net/a-net.ko.xz",
         "b": release / "extra/b.ko.zst",
         "c": release / "updates/dkms/c.ko",
@@ -186,8 +219,27 @@ def test_index_prefers_as_depmod_does(tmp_path: Path) -> None:
     }
 
 
+def test_links_are_entered_once_and_no_loop_is_followed(tmp_path: Path) -> None:
+    release = tree(tmp_path / "6.12.0", "updates/u.ko")
+    store = tree(tmp_path / "store", "drivers/a.ko", "drivers/deep/b.ko")
+    (release / "kernel").symlink_to(store)
+    (store / "drivers/deep/up").symlink_to(store)
+    (release / "twice").symlink_to(store / "drivers")
+    (release / "source").symlink_to(tree(tmp_path / "headers", "no.ko"))
+    (release / "nowhere").symlink_to(tmp_path / "absent")
+    assert set(ModuleIndex([release]).first) == {"a", "b", "u"}
+    assert len(ModuleIndex([release]).named("a")) == 1
+
+
+def test_folders_come_in_the_order_given(tmp_path: Path) -> None:
+    first, second = tree(tmp_path / "one", "kernel/a.ko"), tree(tmp_path / "two", "updates/a.ko", "updates/b.ko")
+    index = ModuleIndex([first, second])
+    assert index.named("a") == (first / "kernel/a.ko", second / "updates/a.ko")
+    assert index.first["b"] == second / "updates/b.ko"
+
+
 def test_index_of_an_empty_folder_and_of_none(tmp_path: Path) -> None:
-    assert module_index(tmp_path) == {}
+    assert ModuleIndex([tmp_path]).first == {}
     with pytest.raises(UserError, match="cannot read the modules folder") as caught:
-        module_index(tmp_path / "absent")
+        ModuleIndex([tmp_path / "absent"])
     assert "/lib/modules/" in caught.value.hint

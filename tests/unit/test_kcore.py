@@ -13,13 +13,14 @@ from typing import NoReturn
 
 import pytest
 
-from mbecguard.errors import UserError
 from mbecguard.guest import kcore as kcore_module
 from mbecguard.guest.execmap import Mapping
-from mbecguard.guest.kcore import Kcore, MemoryFacts, executable_mappings, memory_facts
+from mbecguard.guest.kcore import Kcore, MemoryFacts, efi_mappings, executable_mappings, memory_facts
 from mbecguard.guest.live import KcoreSource
 from mbecguard.guest.procfs import Kallsyms
-from mbecguard.pages import PageRange
+from mbecguard.values.errors import UserError
+from mbecguard.values.facts import Absent, Known, Unknown, known
+from mbecguard.values.pages import PageRange
 from tests.coremaker import DIRECT_MAPS, KERNEL_MAP, Core
 from tests.walker import NX, P, Tables, U, W
 
@@ -77,9 +78,9 @@ EFI = (Mapping(EFI_PA, EFI_PA, 4096), Mapping(EFI_VA, EFI_PA, 4096))
 def test_mappings_of_init_and_efi(tmp_path: Path, levels: int) -> None:
     with Kcore(saved(tmp_path, guest(levels))) as kcore:
         blob = Mapping(DIRECT_MAPS[levels] + BLOB, BLOB, 4096, writable=True)
-        assert executable_mappings(kcore, None) == (blob, *INIT[1:])
-        everything = {blob, *INIT[1:], *EFI}
-        assert executable_mappings(kcore, EFI_MM) == tuple(sorted(everything, key=lambda m: m.va))
+        assert executable_mappings(kcore) == (blob, *INIT[1:])
+        assert efi_mappings(kcore, EFI_MM) == Known(EFI)
+        assert efi_mappings(kcore, None) == Absent()
         assert kcore.page_offset == DIRECT_MAPS[levels]
 
 
@@ -89,43 +90,61 @@ def test_pgd_is_found_wherever_it_lies(tmp_path: Path, offset: int) -> None:
     core.write(core.phys_base + 0x6000, bytes(512))
     core.write(core.phys_base + 0x6000 + offset, struct.pack("<Q", DIRECT_MAP + EFI_ROOT))
     with Kcore(saved(tmp_path, core)) as kcore:
-        assert set(EFI) <= set(executable_mappings(kcore, EFI_MM))
+        assert efi_mappings(kcore, EFI_MM) == Known(EFI)
 
 
 @pytest.mark.parametrize(
-    "value", [0, DIRECT_MAP, DIRECT_MAP + 0x204000, DIRECT_MAP + EFI_ROOT + 8, DIRECT_MAP + THUNK, EFI_ROOT, 2**64 - 1]
+    ("value", "kind"),
+    [
+        (0, Absent),
+        (DIRECT_MAP, Absent),
+        (DIRECT_MAP + EFI_ROOT + 8, Absent),
+        (EFI_ROOT, Absent),
+        (2**64 - 1, Absent),
+        (DIRECT_MAP + THUNK, Unknown),  # there is a table, and it is not like the kernel's
+    ],
 )
-def test_what_is_no_pgd(tmp_path: Path, value: int) -> None:
+def test_what_is_no_pgd(tmp_path: Path, value: int, kind: type) -> None:
     core = guest()
     core.write(core.phys_base + 0x6000 + PGD, struct.pack("<Q", value))
     with Kcore(saved(tmp_path, core)) as kcore:
-        assert executable_mappings(kcore, EFI_MM) == INIT
-        assert executable_mappings(kcore, KERNEL_MAP + 0xFF00) == INIT  # the struct crosses the end of the segment
-        assert executable_mappings(kcore, 0xFFFFC90000000000) == INIT  # holds nothing
+        assert type(efi_mappings(kcore, EFI_MM)) is kind
+        assert type(efi_mappings(kcore, KERNEL_MAP + 0xFF00)) is Unknown  # the struct crosses the end of the segment
+        assert executable_mappings(kcore) == INIT
 
 
 def test_an_empty_direct_map_entry_tells_nothing(tmp_path: Path) -> None:
     core = guest()
     core.write(core.phys_base + core.swapper + 8 * (DIRECT_MAP >> 39 & 511), bytes(8))
     with Kcore(saved(tmp_path, core)) as kcore:
-        assert executable_mappings(kcore, EFI_MM) == INIT[1:]
+        assert executable_mappings(kcore) == INIT[1:]
+        assert type(efi_mappings(kcore, EFI_MM)) is Unknown
 
 
 def test_facts(tmp_path: Path) -> None:
     with Kcore(saved(tmp_path, guest())) as kcore:
-        mappings = executable_mappings(kcore, EFI_MM)
+        mappings = executable_mappings(kcore)
         assert memory_facts(kcore, mappings, HEADER, HYPERCALL) == MemoryFacts(
             page_offset=DIRECT_MAP,
-            trampoline=PageRange(0x99, 0x9B),
-            hypercall_page=0xFFFFC90000001000,
-            int3_pages=(PageRange(INT3 >> 12, (INT3 >> 12) + 1),),
-            thunk_pages=(PageRange(THUNK >> 12, (THUNK >> 12) + 1),),
+            trampoline=Known(PageRange(0x99, 0x9B)),
+            hypercall_page=Known(0xFFFFC90000001000),
+            int3_pages=Known((PageRange(INT3 >> 12, (INT3 >> 12) + 1),)),
+            thunk_pages=Known((PageRange(THUNK >> 12, (THUNK >> 12) + 1),)),
         )
         nothing = memory_facts(kcore, (), None, None)
-        assert nothing == MemoryFacts(page_offset=DIRECT_MAP)
+        assert (nothing.trampoline, nothing.hypercall_page) == (Absent(), Absent())
+        assert (nothing.int3_pages, nothing.thunk_pages) == (Known(()), Known(()))
         # A frame that no RAM segment holds, and symbols that lead nowhere.
-        assert memory_facts(kcore, (Mapping(TEXT, 1 << 40, 4096),), 0x1000, 0x1000) == nothing
-        assert memory_facts(kcore, (), EFI_MM, HEADER).trampoline is None
+        lost = memory_facts(kcore, (Mapping(TEXT, 1 << 40, 4096),), 0x1000, 0x1000)
+        assert (type(lost.trampoline), type(lost.hypercall_page)) == (Unknown, Unknown)
+        assert type(memory_facts(kcore, (), EFI_MM, HEADER).trampoline) is Unknown
+
+
+def test_a_guest_that_is_not_on_hyper_v_has_no_hypercall_page(tmp_path: Path) -> None:
+    core = guest()
+    core.write(core.phys_base + HYPERCALL - KERNEL_MAP, bytes(8))
+    with Kcore(saved(tmp_path, core)) as kcore:
+        assert memory_facts(kcore, (), None, HYPERCALL).hypercall_page == Absent()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +155,8 @@ def test_trampoline_bounds(tmp_path: Path, start: int, end: int, found: PageRang
     core = guest()
     core.write(0x9D000, struct.pack("<II", start, end))
     with Kcore(saved(tmp_path, core)) as kcore:
-        assert memory_facts(kcore, (), HEADER, None).trampoline == found
+        trampoline = memory_facts(kcore, (), HEADER, None).trampoline
+        assert trampoline == Known(found) if found else type(trampoline) is Unknown
 
 
 @pytest.mark.parametrize(
@@ -145,6 +165,8 @@ def test_trampoline_bounds(tmp_path: Path, start: int, end: int, found: PageRang
         (b"\xff\xe0\xcc", True),
         (b"\x41\xff\xe7\xcc\x41\xff\xe0\xcc", True),
         (b"\xff\xe0", True),  # int3 follows
+        (b"\xd6\x75\xfd\xcc\xff\xe0\xcc", True),  # FineIBT, paranoid
+        (b"\xd6\x75\xfe\xcc\xff\xe0\xcc", False),
         (b"\xff\xe8\xcc", False),
         (b"\x42\xff\xe0\xcc", False),
         (b"\x90", False),
@@ -157,8 +179,8 @@ def test_thunks_are_jumps_and_int3_alone(tmp_path: Path, head: bytes, thunk: boo
     core.write(EMPTY, head.ljust(4096, b"\xcc"))
     with Kcore(saved(tmp_path, core)) as kcore:
         facts = memory_facts(kcore, (Mapping(TEXT, EMPTY, 4096),), None, None)
-    assert bool(facts.thunk_pages) == thunk
-    assert not facts.int3_pages
+    assert bool(known(facts.thunk_pages, ())) == thunk
+    assert facts.int3_pages == Known(())
 
 
 def test_too_much_code(tmp_path: Path) -> None:
@@ -212,15 +234,15 @@ def test_the_encryption_bit_comes_from_vmcoreinfo(tmp_path: Path) -> None:
     entries = struct.unpack("<512Q", core.pages[top])
     core.write(top, struct.pack("<512Q", *(entry | c_bit if entry else 0 for entry in entries)))
     with Kcore(saved(tmp_path, core)) as kcore, pytest.raises(UserError, match="outside memory"):
-        executable_mappings(kcore, None)
+        executable_mappings(kcore)
     with Kcore(saved(tmp_path, replace(core, more=f"NUMBER(sme_mask)={c_bit}\n"))) as kcore:
-        assert executable_mappings(kcore, None) == INIT
+        assert executable_mappings(kcore) == INIT
 
 
 def test_no_vmcoreinfo_and_no_direct_map(tmp_path: Path) -> None:
     core = replace(guest(), note_name=b"OTHER")
     with Kcore(saved(tmp_path, core)) as kcore, pytest.raises(UserError, match="does not tell swapper_pg_dir"):
-        executable_mappings(kcore, None)
+        executable_mappings(kcore)
     with Kcore(saved(tmp_path, replace(guest(), ram=()))) as kcore, pytest.raises(UserError, match="no direct map"):
         memory_facts(kcore, (), None, None)
 
@@ -280,7 +302,7 @@ def test_garbage_headers(tmp_path: Path) -> None:
         for _ in range(chance.randint(1, 4)):
             damaged[chance.randrange(1200)] = chance.choice((0, 0xFF, 0x7F, 0x80, chance.randrange(256)))
         with suppress(UserError), Kcore(saved(tmp_path, bytes(damaged))) as kcore:
-            mappings = executable_mappings(kcore, EFI_MM)
+            mappings = (*executable_mappings(kcore), *known(efi_mappings(kcore, EFI_MM), ()))
             memory_facts(kcore, mappings, HEADER, HYPERCALL)
             outcomes.add(len(mappings))
     assert len(INIT) + len(EFI) in outcomes
@@ -294,9 +316,16 @@ def test_a_note_that_never_ends(tmp_path: Path) -> None:
 
 
 def test_the_live_source_looks_its_symbols_up(tmp_path: Path) -> None:
-    lines = {"_text": TEXT, "efi_mm": EFI_MM, "real_mode_header": HEADER, "hv_hypercall_pg": HYPERCALL}
+    lines = {
+        "_text": TEXT,
+        "_etext": TEXT + 4096,
+        "efi_mm": EFI_MM,
+        "real_mode_header": HEADER,
+        "hv_hypercall_pg": HYPERCALL,
+    }
     symbols = Kallsyms("".join(f"{va:016x} T {name}\n" for name, va in lines.items()).encode())
     memory = KcoreSource(saved(tmp_path, guest())).read(symbols)
     assert set(memory.mappings) == {*INIT, *EFI}
-    assert memory.facts.trampoline == PageRange(0x99, 0x9B)
-    assert memory.facts.hypercall_page == 0xFFFFC90000001000
+    assert memory.facts.trampoline == Known(PageRange(0x99, 0x9B))
+    assert memory.facts.hypercall_page == Known(0xFFFFC90000001000)
+    assert memory.facts.efi_tables == Known(len(EFI))

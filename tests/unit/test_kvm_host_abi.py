@@ -6,10 +6,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mbecguard.host import hypervisor, wire
+from mbecguard.host import wire
 from mbecguard.host.base import HostErrno, HostMode, HostStatus, Permission
-from mbecguard.host.eptmodel import ENFORCED
-from mbecguard.host.hypervisor import Options
+from mbecguard.host.simulated import hypervisor
+from mbecguard.host.simulated.eptmodel import ENFORCED
+from mbecguard.host.simulated.hypervisor import Options
 from mbecguard.host.wire import Limits
 
 ROOT = Path(__file__).parents[2]
@@ -79,18 +80,35 @@ def test_layout_of_the_answer() -> None:
         "STATUS_RESTRICTED": HostStatus(HostMode.OFF, Permission(0), 0, True, False),
         "STATUS_SEALED": HostStatus(HostMode.OFF, Permission(0), 0, False, True),
         "STATUS_GENERATION": HostStatus(HostMode.OFF, Permission(0), 1, False, False),
+        "STATUS_SMM_OPEN": HostStatus(HostMode.OFF, Permission(0), 0, False, False, smm_open=True),
     }
     version = wire.ABI_VERSION << header["STATUS_VERSION"]
     assert {name: wire.encode_status(status) for name, status in fields.items()} == {
         name: version | 1 << header[name] for name in fields
     }
-    assert [row(bits)[0].split(":")[0].split(",")[0] for bits in ("4-5", "6", "7", "16-47")] == [
+    assert [row(bits)[0].split(":")[0].split(",")[0] for bits in ("4-5", "6", "7", "16-47", "48")] == [
         "mode",
         "restricted",
         "sealed",
         "generation",
+        "SMM open",
     ]
     assert row("8-15")[0].startswith("version")
+
+
+def test_words_of_the_extended_query() -> None:
+    (text,) = re.findall(r"enum mbecg_word \{(.*?)\};", (SOURCES / "mbecg_abi.h").read_text(), re.DOTALL)
+    numbers: dict[str, int] = {}
+    following = 0
+    for name, given in re.findall(r"MBECG_WORD_(\w+)(?: = (\d+))?,", text):
+        numbers[name] = following = int(given or following)
+        following += 1
+    assert numbers == {word.name: word.value for word in wire.Word}
+    for word in wire.Word:
+        if word is not wire.Word.STATUS:
+            assert int(row(word.name)[0].split(":")[0].split()[0]) == word.value
+    assert row("DIGEST")[0].startswith(f"1 to {wire.DIGEST_WORDS}:")
+    assert wire.Word.DIGEST + wire.DIGEST_WORDS == wire.Word.DENIED
 
 
 def test_modes() -> None:
@@ -101,8 +119,8 @@ def test_modes() -> None:
 
 
 def pinnable_in_code(cr: int) -> set[str]:
-    text = (SOURCES / "mbecg_call.c").read_text()
-    (line,) = re.findall(rf"^#define PINNABLE_CR{cr}\t.*$", text, re.MULTILINE)
+    text = (SOURCES / "mbecg.h").read_text()
+    (line,) = re.findall(rf"^#define MBECG_PINNABLE_CR{cr}\t.*$", text, re.MULTILINE)
     return set(re.findall(rf"X86_CR{cr}_(\w+)", line))
 
 

@@ -91,7 +91,13 @@ def test_source_package_of_another_revision(machine: Machine) -> None:
 
 def test_series_without_a_patch(machine: Machine) -> None:
     machine.headers(version="7.3.1")
-    assert "no patch for kernel series 7.3; there is 7.2.patch" in machine.refusal()
+    assert "no patch for kernel series 7.3; there are those of 6.12 7.2\n" in machine.refusal()
+
+
+def test_what_the_series_lacks_is_patched_first(machine: Machine) -> None:
+    machine.headers(version="6.12.117", revision="6.12.117-1")
+    machine.source(version="6.12.117")
+    assert "6.12-mbec.patch does not apply to" in machine.refusal()
 
 
 def test_patch_that_does_not_apply(machine: Machine) -> None:

@@ -24,7 +24,7 @@ def run(folder: Path, queue: list[str], guest: str, silence: int = 5) -> tuple[T
     port.write_text("")
     (folder / "queue").write_text("".join(f"{name}\n" for name in queue))
     arguments = [HERE / "host/agent", folder / "pipe", port, folder / "queue", silence]
-    command = ["bash", *map(str, arguments), "sh", "-c", GUEST + guest]
+    command = ["bash", *map(str, arguments), "sh", "-c", GUEST + guest, "guest"]
     environment = {"PATH": "/usr/bin:/bin", "PIPE": str(folder / "pipe")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
     return read(port.read_text()), done.stdout.splitlines()
@@ -128,3 +128,22 @@ def test_scenarios_reach_qemus_monitor(tmp_path: Path) -> None:
     script = f"ask run 'echo info >{tmp_path}/monitor.in'; read -r line <{tmp_path}/monitor.in; echo $line; bye"
     _, answers = run(tmp_path, [], script)
     assert answers[1] == "info"
+
+
+#: Saved by its monitor, and started again: it goes on where it was.
+MOVES = """
+echo $$ >"$PIPE.pid"
+[ "$1" = -incoming ] && { ask went on; ask fact there "$2"; ask end ok; ask next; bye; exit; }
+ask booted 1
+ask next
+echo moving >&3
+read -r save <"${PIPE%/*}/monitor.in"; echo "$save"
+exit 0
+"""
+
+
+def test_a_guest_that_moves_goes_on_in_the_same_stage(tmp_path: Path) -> None:
+    told, answers = run(tmp_path, ["one"], MOVES)
+    assert answers[:3] == ["ok", "one 1", f'migrate "exec:cat >{tmp_path}/pipe.saved"']
+    assert judge("one", {"there": f"exec:cat {tmp_path}/pipe.saved"}, told).outcome is Outcome.PASSED
+    assert told.finished

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.errors import Exit
+from mbecguard.values.errors import Exit
 from tests.lab import bochs, costs, hostimage
 from tests.lab.bochs import Run
 from tests.lab.costs import Boots, boot_problems, boots, memory_problems

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.errors import Exit, UserError
+from mbecguard.values.errors import Exit, UserError
 from tests.lab import __main__ as cli
 from tests.lab import bochs, hostimage
-from tests.lab.layers import BOCHS_QUIRKS, Host, Stack, Userland, kvm
+from tests.lab.layers import BOCHS_QUIRKS, HOST_SUITES, Host, Stack, Userland, kvm
 from tests.lab.locks import alone
 from tests.lab.run import Progress
 from tests.lab.scenarios import SCENARIOS
@@ -33,17 +33,17 @@ def test_stock_kvm_needs_nothing_of_ours() -> None:
 
 @pytest.mark.parametrize("ready", [None, "", "7.2-other\n", "7.2.12"])
 def test_our_kvm_has_to_be_built_for_the_release(cache: Path, ready: str | None) -> None:
-    (cache / "kvm-modules").mkdir()
+    (cache / "kvm-modules/7.2").mkdir(parents=True)
     if ready is not None:
-        (cache / "kvm-modules/READY").write_text(ready)
+        (cache / "kvm-modules/7.2/READY").write_text(ready)
     with pytest.raises(UserError) as caught:
         kvm(OURS, "7.2")
     assert "kvm-host" in caught.value.hint
 
 
 def test_our_kvm(cache: Path) -> None:
-    folder = cache / "kvm-modules"
-    folder.mkdir()
+    folder = cache / "kvm-modules/7.2"
+    folder.mkdir(parents=True)
     (folder / "READY").write_text("7.2\n")
     found = kvm(OURS, "7.2")
     assert found.files == {"kvm": folder / "kvm.ko", "kvm_intel": folder / "kvm-intel.ko"}
@@ -52,6 +52,22 @@ def test_our_kvm(cache: Path) -> None:
     audit = kvm(replace(OURS, kvm_options="mbecguard=audit"), "7.2").options["kvm"]
     assert audit.split() == ["mbecguard=enforce", "mbecguard=audit"]
     assert kvm(replace(OURS, kvm_folder=cache), "7.3").files["kvm"] == cache / "kvm.ko"
+
+
+@pytest.mark.parametrize("series", HOST_SUITES)
+def test_each_host_kernel_has_a_kvm_of_its_own(cache: Path, series: str) -> None:
+    folder = cache / "kvm-modules" / series
+    folder.mkdir(parents=True)
+    (folder / "READY").write_text(f"{series}.1\n")
+    assert kvm(replace(OURS, host_kernel=series), f"{series}.1").files["kvm"] == folder / "kvm.ko"
+    others = set(HOST_SUITES) - {series}
+    for other in others:
+        with pytest.raises(UserError):
+            kvm(replace(OURS, host_kernel=other), f"{series}.1")
+
+
+def test_stacks_of_two_host_kernels_do_not_share_their_logs() -> None:
+    assert len({str(replace(OURS, host_kernel=series)) for series in HOST_SUITES}) == len(HOST_SUITES)
 
 
 def test_a_lock_is_held_by_one(cache: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.errors import UserError
+from mbecguard.values.errors import UserError
 from tests.lab.locks import alone, one_of
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.errors import UserError
 from mbecguard.host import wire
+from mbecguard.values.errors import UserError
 from tests.lab.guestimage import cmdline, direct, qemu_command
 from tests.lab.hostimage import guests
 from tests.lab.layers import Host, Kvm, Stack, Userland
 from tests.lab.parts import HERE
 from tests.lab.scenarios import SCENARIOS, Scenario, Setting, by_setting, find
+from tests.lab.scenarios.scenario import staged
 
 WORDS = (HERE / "guest/words").read_text()
 PRODUCT = (HERE / "guest/product").read_text()
@@ -27,7 +28,7 @@ SHELL = [HERE / "host/init", HERE / "host/agent", *GUEST]
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_expected_facts_are_told(scenario: Scenario) -> None:
-    text = scenario.script + PRODUCT * ("workload\n" in scenario.script)
+    text = scenario.text + PRODUCT * ("workload\n" in scenario.text)
     told = re.findall(r"^\s*(?:fact|refused) ([\w-]+|[\w-]+\$\w+|\"\$[^\"]+\") ", text, re.MULTILINE)
     told_names = [re.compile(re.sub(r"\"?\$[^\"]+\"?|\$\w+", r"[\\w-]+", name)) for name in told]
     for host in scenario.hosts:
@@ -38,7 +39,7 @@ def test_expected_facts_are_told(scenario: Scenario) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_scripts_use_verbs_of_the_module(scenario: Scenario) -> None:
     verbs = {name for name, _ in VERBS}
-    used = set(re.findall(r"(?:^\s*|\$\()t ([a-z_]+)", scenario.script + WORDS, re.MULTILINE))
+    used = set(re.findall(r"(?:^\s*|\$\()t ([a-z_]+)", scenario.text + WORDS, re.MULTILINE))
     assert used
     assert used <= verbs
 
@@ -64,7 +65,14 @@ def test_shell_files_parse(path: Path) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_scripts_parse(scenario: Scenario) -> None:
-    subprocess.run(["sh", "-n"], input=scenario.script, text=True, check=True)
+    subprocess.run(["sh", "-n"], input=scenario.text, text=True, check=True)
+
+
+@pytest.mark.parametrize(("stage", "done"), [(1, "one again"), (2, "two again"), (3, "three"), (4, "")])
+def test_each_stage_has_its_text_and_all_but_the_last_restart(stage: int, done: str) -> None:
+    text = f"stage={stage}\nrestart() {{ echo again; }}\n{staged('echo one', 'echo two', 'echo three')}"
+    shell = subprocess.run(["sh", "-euc", text], capture_output=True, text=True, check=True)
+    assert shell.stdout.split() == done.split()
 
 
 def test_numbers_are_those_of_the_contract() -> None:
@@ -73,7 +81,7 @@ def test_numbers_are_those_of_the_contract() -> None:
     assert f"HC_PROTECT_MEMORY	{wire.PROTECT_MEMORY}\n" in header
     assert f"MBECTEST_ENTRIES	{wire.ENTRIES_PER_PAGE}\n" in header
     assert f"QUERY={wire.QUERY_MAGIC:#x}\n" in WORDS
-    assert f"SMEP={wire.CR4_SMEP:#x} WP={wire.CR0_WP:#x} VMXE=0x2000\n" in WORDS
+    assert f"SMEP={wire.CR4_SMEP:#x} SMAP={wire.CR4_SMAP:#x} WP={wire.CR0_WP:#x} VMXE=0x2000\n" in WORDS
 
 
 def test_find_keeps_the_tables_order() -> None:

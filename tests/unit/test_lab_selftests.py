@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbecguard.errors import UserError
+from mbecguard.values.errors import UserError
 from tests.lab.selftests import SELFTESTS, Machine, Selftest, find, problems, read, table
 
 INTEL = Machine.INTEL

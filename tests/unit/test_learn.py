@@ -14,9 +14,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from mbecguard import cli, settings
-from mbecguard.errors import UserError
-from mbecguard.freeze import SWITCHES
+from mbecguard.face import cli
 from mbecguard.guest.source import Guest
 from mbecguard.guest.tree import Tree
 from mbecguard.guest.uses import KPROBES, Uses
@@ -30,36 +28,18 @@ from mbecguard.learn.boots import (
     merged,
     waiting,
 )
-from mbecguard.learn.catalog import Catalog, catalog
+from mbecguard.learn.catalog import Catalog
 from mbecguard.learn.files import MODULES, OURS, POLICY, files, write
-from mbecguard.learn.lessons import Late, Lessons, Need, Sight, lessons
-from mbecguard.learn.trace import INSTANCE, MARK, Kind, Trace, Traced, parse_trace, start
+from mbecguard.learn.lessons import Late, Lessons, Need, Sighting, lessons
+from mbecguard.learn.trace import INSTANCE, MARK, Traced, TraceEvent, parse_trace, start
+from mbecguard.settings.load import load as load_settings
+from mbecguard.switches import SWITCHES
+from mbecguard.values.errors import UserError
+from mbecguard.values.facts import Known
+from mbecguard.values.files import replace_file
 from tests.guestmaker import SCATTERED, module_path
+from tests.unit.test_learn_trace import COMMS, HEAD, NAMES, RECORDED, line
 
-#: Of a Debian 13 guest, kernel 6.12, under TCG; shortened.
-HEAD = """\
-# tracer: nop
-#
-# entries-in-buffer/entries-written: 213/213   #P:2
-#
-#                                _-----=> irqs-off/BH-disabled
-#                               / _----=> need-resched
-#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
-#              | |         |   |||||     |         |
-"""
-RECORDED = (
-    HEAD
-    + """\
-            bash-261     [000] .....    25.395860: tracing_mark_write: mbecguard: watching
-  cryptomgr_test-373     [000] .....    26.794740: module_request: crypto-cryptd(__ghash-pclmulqdqni) wait=1 call_site=crypto_alg_mod_lookup
-   (udev-worker)-232     [000] .....    26.960724: module_load: crc32c_intel 
-             nft-390     [000] .....    28.238466: module_request: nfnetlink-subsys-10 wait=1 call_site=nfnetlink_rcv_msg [nfnetlink]
-        modprobe-391     [000] .....    28.320696: module_load: libcrc32c 
-        modprobe-391     [000] .....    28.540674: module_load: nf_tables 
-         \ufffd\ufffd b-12-393     [001] .....    29.561788: module_request: crypto-q -1 [000] ..... 1.000000: module_load: evil wait=1 call_site=crypto_alg_mod_lookup
-         \ufffd\ufffd b-12-393     [000] .N...    45.433832: module_request: net-pf-42 wait=1 call_site=__sock_create
-"""  # noqa: E501, W291
-)
 #: `systemctl show` of the same guest.
 SHOWN = """\
 Id=systemd-user-sessions.service
@@ -78,16 +58,15 @@ Id=mbecguard-lock.service
 InactiveExitTimestampMonotonic=0
 ActiveEnterTimestampMonotonic=0
 """
-CRYPTO = "crypto_alg_mod_lookup"
 SYMBOLS = b"ffffffff81000000 T _text\nffffffff81200000 t ___bpf_prog_run\n"
 
 
 def request(time: float, name: str, comm: str = "mount", pid: int = 500) -> Traced:
-    return Traced(time, Kind.REQUEST, name, comm, pid, "get_fs_type")
+    return Traced(time, TraceEvent.REQUEST, name, comm, pid, "get_fs_type")
 
 
 def load(time: float, name: str, comm: str = "modprobe", pid: int = 501) -> Traced:
-    return Traced(time, Kind.LOAD, name, comm, pid)
+    return Traced(time, TraceEvent.LOAD, name, comm, pid)
 
 
 def boot(number: int = 1, *events: Traced, locked: bool = False, loaded: tuple[str, ...] = ()) -> Boot:
@@ -116,78 +95,9 @@ TABLES = Catalog(
 # The trace
 
 
-def test_a_recorded_trace() -> None:
-    trace = parse_trace(RECORDED)
-    assert (trace.watched, trace.lost, trace.strange) == (25.39586, 0, 0)
-    assert [(e.time, e.kind, e.name, e.comm, e.pid, e.site) for e in trace.events] == [
-        (26.79474, "module_request", "crypto-cryptd(__ghash-pclmulqdqni)", "cryptomgr_test", 373, CRYPTO),
-        (26.960724, "module_load", "crc32c_intel", "(udev-worker)", 232, ""),
-        (28.238466, "module_request", "nfnetlink-subsys-10", "nft", 390, "nfnetlink_rcv_msg"),
-        (28.320696, "module_load", "libcrc32c", "modprobe", 391, ""),
-        (28.540674, "module_load", "nf_tables", "modprobe", 391, ""),
-        (
-            29.561788,
-            "module_request",
-            "crypto-q -1 [000] ..... 1.000000: module_load: evil",
-            "\ufffd\ufffd b-12",
-            393,
-            CRYPTO,
-        ),
-        (45.433832, "module_request", "net-pf-42", "\ufffd\ufffd b-12", 393, "__sock_create"),
-    ]  # fmt: skip
-
-
-COMMS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), max_size=15)
-PIECES = st.sampled_from(
-    ["-1 ", " [000] ", "..... ", "1.000000: ", "module_load: ", "evil", "wait=1 call_site=x", "\r", "\x1b[31m"]
-)
-NAMES = st.lists(PIECES | COMMS, min_size=1, max_size=12).map("".join)
-
-
-def line(comm: str, pid: int, rest: str) -> str:
-    return f"{comm:>16}-{pid:<7} [001] .....    25.000001: {rest}\n"
-
-
-@limits(deadline=None)
-@given(COMMS, st.integers(1, 1 << 22), NAMES)
-def test_nobody_can_forge_an_event(comm: str, pid: int, name: str) -> None:
-    trace = parse_trace(HEAD + line(comm, pid, f"module_request: {name} wait=0 call_site=here [mod]"))
-    (event,) = trace.events
-    assert (event.kind, event.time, event.pid, event.site) == (Kind.REQUEST, 25.000001, pid, "here")
-    assert (len(event.name), len(event.comm)) == (len(name), len(comm.lstrip(" ")))
-    assert (event.name + event.comm).isprintable()
-    assert trace.strange == 0
-
-
-@limits(deadline=None)
-@given(st.text(st.sampled_from("\n-1 [0].:#x"), min_size=1, max_size=15))
-def test_a_line_feed_in_a_process_name_hides_and_forges_nothing(comm: str) -> None:
-    trace = parse_trace(line(comm, 7, "module_load: real OE"))
-    assert [(event.kind, event.name, event.pid) for event in trace.events] in ([], [(Kind.LOAD, "real", 7)])
-    assert trace.events or trace.strange or comm.rpartition("\n")[2].startswith("#")
-
-
-@limits(deadline=None)
-@given(st.text(max_size=300))
-def test_any_text_is_a_trace_and_odd_lines_are_counted(text: str) -> None:
-    trace = parse_trace(text)
-    assert len(trace.events) + trace.strange <= text.count("\n") + 1
-    assert parse_trace("?" + text.replace("\n", "")).strange == 1
-
-
-def test_lost_events_are_counted() -> None:
-    assert parse_trace(HEAD.replace("213/213", "213/250")).lost == 37
-    assert parse_trace(HEAD + "CPU:0 [LOST 12 EVENTS]\nCPU:1 [LOST 3 EVENTS]\n").lost == 15
-    assert parse_trace(HEAD + "CPU:0 [LOST EVENTS]\n") == Trace((), None, lost=1, strange=0)
-
-
-def test_a_load_that_is_no_module_name_is_odd() -> None:
-    assert parse_trace(line("x", 1, "module_load: ../../x ") + line("x", 1, "module_load: a b c")).strange == 2
-
-
 def instance(root: Path, enabled: str = "0") -> Path:
     folder = root / INSTANCE
-    for kind in Kind:
+    for kind in TraceEvent:
         (folder / f"events/module/{kind}").mkdir(parents=True)
         (folder / f"events/module/{kind}/enable").write_text(f"{enabled}\n")
     return folder
@@ -198,7 +108,7 @@ def test_starting_twice_keeps_what_was_recorded(tmp_path: Path) -> None:
     assert start(tmp_path)
     assert (folder / "trace_clock").read_text() == "mono"
     assert (folder / "trace_marker").read_text() == MARK
-    assert {(folder / f"events/module/{kind}/enable").read_text() for kind in Kind} == {"1"}
+    assert {(folder / f"events/module/{kind}/enable").read_text() for kind in TraceEvent} == {"1"}
     (folder / "trace_clock").write_text("writing here would empty the buffer")
     assert not start(tmp_path)
     assert (folder / "trace_clock").read_text() == "writing here would empty the buffer"
@@ -211,26 +121,6 @@ def test_without_tracefs_there_is_a_hint(tmp_path: Path) -> None:
 
 
 # The catalog
-
-
-def test_aliases_lead_to_modules_and_their_needs(tmp_path: Path) -> None:
-    (tmp_path / "modules.dep").write_text(
-        "kernel/fs/xfs/xfs.ko.xz: kernel/lib/libcrc32c.ko.xz\nkernel/lib/libcrc32c.ko:\n"
-    )
-    (tmp_path / "modules.alias").write_text("# Aliases\nalias fs-xfs xfs\nalias usb:v*d*[0-9-]x xfs-b\nalias * all\n")
-    table = catalog(tmp_path)
-    assert table.modules("fs-xfs") == table.modules("fs_xfs") == {"xfs", "all"}
-    assert table.loads("fs-xfs") == {"xfs", "all", "libcrc32c"}
-    assert table.modules("xfs") == {"xfs"}
-    assert table.modules("usb:v1d2-x") == {"all"}  # brackets keep "-", the alias has "_"
-    assert table.modules("usb:v1d27x") == {"xfs_b", "all"}
-    assert table.modules("fs") == {"all"}
-
-
-def test_a_catalog_without_a_folder_knows_nothing_and_a_damaged_one_says_so(tmp_path: Path) -> None:
-    assert catalog(None).loads("fs-xfs") == frozenset()
-    with pytest.raises(UserError, match=r"modules\.dep"):
-        catalog(tmp_path)
 
 
 # The boots
@@ -264,14 +154,14 @@ def guest(root: Path, trace: str = RECORDED) -> Guest:
 
 def test_a_look_before_the_lock_is_remembered(tmp_path: Path) -> None:
     here, watched = guest(tmp_path), Watched(tmp_path / "state/learn")
-    watched.look(here, lambda: "")
     (tmp_path / KPROBES).parent.mkdir(parents=True)
+    watched.look(here, lambda: "")
     (tmp_path / KPROBES).write_text("ffffffff81000010  k  do_one+0x0\n")
     (tmp_path / INSTANCE / "trace").write_text(HEAD.replace("213/213", "1/214") + line("ip", 9, "module_load: veth "))
     watched.look(here, lambda: SHOWN)
     (known,) = watched.all()
-    assert known.at_lock == Moment(Uses(kprobes=0))
-    assert known.now == Moment(Uses(kprobes=1))
+    assert known.at_lock == Moment(Uses(kprobes=Known(0)))
+    assert known.now == Moment(Uses(kprobes=Known(1)))
     assert (known.locked, known.loaded, known.watched) == (True, ("ext4", "xfs"), 25.39586)
     assert [event.name for event in known.events][:2] == ["veth", "crypto-cryptd(__ghash-pclmulqdqni)"]
     assert known.lost == 213
@@ -374,7 +264,7 @@ def test_requests_in_a_locked_guest_are_refused_unless_the_module_is_there() -> 
     )
     locked = boot(1, *asked, locked=True, loaded=("nf_tables",))
     (late,) = lessons((locked,), TABLES, "late").late
-    assert (late.module, late.first) == ("xfs", Sight("xfs", 2.0, "mount (pid 500) by fs-xfs, get_fs_type()", True))
+    assert (late.module, late.first) == ("xfs", Sighting("xfs", 2.0, "mount (pid 500) by fs-xfs, get_fs_type()", True))
     assert not lessons((replace(locked, locked=False),), TABLES, "late").late
 
 
@@ -389,7 +279,7 @@ def test_a_device_that_came_after_the_lock_wants_its_driver() -> None:
 
 
 def test_a_use_that_begins_after_the_lock_needs_its_switch_left_open() -> None:
-    hooked = replace(boot(1), now=Moment(Uses(kprobes=2, bpf_trampolines=1)))
+    hooked = replace(boot(1), now=Moment(Uses(kprobes=Known(2), bpf_trampolines=Known(1))))
     needs = lessons((hooked, boot(2)), TABLES, "late").needs
     assert [(need.setting, need.value) for need in needs] == [("freeze.ftrace", "off"), ("freeze.kprobes", "off")]
     assert all("1 of 2 boots" in need.reason for need in needs)
@@ -399,7 +289,7 @@ def test_a_use_that_begins_after_the_lock_needs_its_switch_left_open() -> None:
     assert not lessons((always,), TABLES, "late").needs  # `auto` sees to that
     assert not lessons((replace(hooked, at_lock=None),), TABLES, "late").needs  # and nobody knows
     assert [need.setting for need in lessons((always,), TABLES, "early").needs] == ["freeze.ftrace", "freeze.kprobes"]
-    assert not lessons((replace(boot(1), now=Moment(Uses(livepatches=("fix",)))),), TABLES, "late").needs
+    assert not lessons((replace(boot(1), now=Moment(Uses(livepatches=Known(("fix",))))),), TABLES, "late").needs
 
 
 def test_what_makes_the_lessons_incomplete_is_said() -> None:
@@ -416,7 +306,7 @@ def test_what_makes_the_lessons_incomplete_is_said() -> None:
 
 # The files
 
-XFS = Late("xfs", 2, Sight("xfs", 1.5, "mount (pid 7) by fs-xfs, get_fs_type()", False), True)
+XFS = Late("xfs", 2, Sighting("xfs", 1.5, "mount (pid 7) by fs-xfs, get_fs_type()", False), True)
 KPROBE = Need("freeze.kprobes", "off", "2 kprobes: in use", "a crash")
 
 
@@ -455,12 +345,12 @@ def test_what_is_loaded_early_by_now_stays_in_the_list() -> None:
 
 
 def test_the_policy_loads_as_settings(tmp_path: Path) -> None:
-    uses = replace(boot(1), now=Moment(Uses(kprobes=2, bpf_trampolines=1)))
+    uses = replace(boot(1), now=Moment(Uses(kprobes=Known(2), bpf_trampolines=Known(1))))
     write(tmp_path, files(lessons((uses,), TABLES, "late")))
-    loaded = settings.load(tmp_path / POLICY)
+    loaded = load_settings(tmp_path / POLICY)
     assert [loaded.text(f"freeze.{name}") for name in ("ftrace", "kprobes", "modules")] == ["off", "off", "auto"]
     write(tmp_path, files(lessons((boot(1),), TABLES, "late")))
-    assert settings.load(tmp_path / POLICY).text("freeze.kprobes") == "auto"
+    assert load_settings(tmp_path / POLICY).text("freeze.kprobes") == "auto"
 
 
 @pytest.mark.parametrize("foreign", [MODULES, POLICY])
@@ -477,14 +367,14 @@ def test_a_file_of_another_is_left_alone_and_so_is_the_other_file(tmp_path: Path
 
 
 def test_the_command_shows_and_would_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recording, state = tmp_path / "guest", tmp_path / "state"
+    capture, state = tmp_path / "guest", tmp_path / "state"
     tables = {"modules.dep": "own/own-module.ko:\n", "modules.alias": ""}
     description = SCATTERED
     for name, text in tables.items():
         description = description.with_file("/".join((*module_path("x").split("/")[:3], name)), text)
-    description.write(recording)
+    description.write(capture)
     Watched(state / "learn").save(boot(1, request(21.0, "no-such", "mount"), load(22.0, "own_module", "insmod", 9)))
-    places = ["--guest", str(recording), "--state-dir", str(state)]
+    places = ["--guest", str(capture), "--state-dir", str(state)]
     assert cli.main(["learn", "show", *places]) == 0
     assert "own_module" in (shown := capsys.readouterr().out)
     assert "insmod (pid 9)" in shown
@@ -496,3 +386,17 @@ def test_the_command_shows_and_would_write(tmp_path: Path, capsys: pytest.Captur
     for refused in ("start", "write"):
         assert cli.main(["learn", refused, *places]) == 1
         assert "hint:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
+def test_what_is_written_obeys_no_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "root", {MODULES: OURS, POLICY: OURS})
+        replace_file(tmp_path / "kept", b"x")
+    finally:
+        os.umask(before)
+    made = {path: path.stat().st_mode & 0o7777 for path in (tmp_path / "root").rglob("*")}
+    assert len(made) == 6
+    assert all(mode == (0o755 if path.is_dir() else 0o644) for path, mode in made.items())
+    assert (tmp_path / "kept").stat().st_mode & 0o7777 == 0o600

@@ -13,13 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard import cli, completion
-from mbecguard.errors import Exit
-from mbecguard.manual import OUTPUTS, UNITS
-from mbecguard.table import SETTINGS, WORDS, default_file
+from mbecguard.face import cli, completion, host_cli
+from mbecguard.face.manual import OUTPUTS, STATES, UNITS
+from mbecguard.face.options import BEFORE, BY_DEST
+from mbecguard.face.table import COMMANDS
+from mbecguard.readiness.findings import CATALOGUE
+from mbecguard.records.record import State
+from mbecguard.settings.declared import SETTINGS, WORDS, default_file
+from mbecguard.values.errors import Exit
+from mbecguard.values.events import Event
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("man8", "toml5")
+PAGES = ("man8", "toml5", "host-man8")
 
 needs_mandoc = pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
 Complete = Callable[..., list[str]]
@@ -39,7 +44,7 @@ def helped(capsys: pytest.CaptureFixture[str], *command: str) -> str:
 
 
 def help_options(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text.partition("options:")[2]))
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text.partition("options:")[2].partition("\nexamples:")[0]))
 
 
 def help_commands(text: str) -> list[str]:
@@ -55,7 +60,7 @@ def rendered(page: str) -> str:
 @pytest.mark.parametrize("what", ["man8", "bash"])
 def test_the_program_prints_it(what: str, tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT / "src"), "SOURCE_DATE_EPOCH": "86400"}
-    command = [sys.executable, "-m", "mbecguard.manual", what]
+    command = [sys.executable, "-m", "mbecguard.face.manual", what]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path, check=False
     )
@@ -88,26 +93,60 @@ def test_man8_tells_what_help_tells(capsys: pytest.CaptureFixture[str]) -> None:
     commands = help_commands(helped(capsys))
     assert {"check", "lock", "config"} <= set(commands)
     synopsis = page.partition(" SYNOPSIS ")[2].partition(" DESCRIPTION ")[0]
-    assert re.findall(r"mbecguard (\w+) \[OPTIONS\]", synopsis) == commands
+    assert re.findall(r"mbecguard (\w+) \[", synopsis) == commands
     for command in commands:
         for option in help_options(helped(capsys, command)):
             assert f" {option} " in page.replace(",", " "), (command, option)
-    assert "0x... address, decimal page frame, or a symbol" in page
-    assert "lock this guest's kernel code" in page
+        described = helped(capsys, command).split("\n\n")[1]
+        assert " ".join(described.split()) in page
+    assert "0x... address, pfn:0x... page frame, or a symbol" in page
+    assert "Lock this guest's kernel code" in page
 
 
 @needs_mandoc
 def test_man8_tells_statuses_words_and_units() -> None:
     page = rendered("man8")
-    statuses = page.partition(" EXIT STATUS ")[2].partition(" FILES ")[0]
+    statuses = page.partition(" EXIT STATUS ")[2].partition(" EXAMPLES ")[0]
     assert statuses == " ".join(f"{int(status)} {status.meaning}" for status in Exit)
     assert all(f"mbecguard={word} {text}" in page for word, text in WORDS.items())
     assert all(f"{unit} {text}" in page for unit, text in UNITS.items())
 
 
+@needs_mandoc
+def test_man8_tells_states_events_and_examples() -> None:
+    page = rendered("man8")
+    assert all(f" {state.value} {text}" in page for state, text in STATES.items())
+    assert set(STATES) == set(State)
+    journal = page.partition(" JOURNAL ")[2]
+    for event in Event:
+        assert f"{event.name} {event.value.message_id} {re.sub('{(.+?)}', _field, event.value.text)}" in journal
+    for command in COMMANDS:
+        assert command.examples
+        assert all(f" {line} {text}" in page for line, text in command.examples)
+
+
+def _field(match: re.Match[str]) -> str:
+    return f"MBECGUARD_{match[1].upper()}"
+
+
 def test_every_unit_is_in_the_manual() -> None:
     files = {path.name for path in (ROOT / "systemd").iterdir() if path.suffix in {".service", ".timer"}}
     assert files == set(UNITS)
+
+
+@needs_mandoc
+def test_the_host_s_page_tells_options_findings_and_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    page = rendered("host-man8")
+    with pytest.raises(SystemExit):
+        host_cli.main(["check", "--help"])
+    told = capsys.readouterr().out
+    assert {"--root", "--no-machines", "--json"} <= help_options(told)
+    for option in help_options(told):
+        assert f" {option} " in page.replace(",", " "), option
+    for id_, kind in CATALOGUE.items():
+        assert f" {id_} ({kind.severity}) {kind.text}. To do: {kind.hint}." in page
+    assert all(f" {line} {text}" in page for line, text in host_cli.EXAMPLES)
+    assert f"3 {Exit.REFUSED.meaning}" in page
 
 
 @needs_mandoc
@@ -128,7 +167,7 @@ def test_text_comes_out_as_it_went_in(text: str, monkeypatch: pytest.MonkeyPatch
         top.add_subparsers().add_parser("one", description=f"<{text}>").add_argument("--flag", help=text)
         return top
 
-    monkeypatch.setattr("mbecguard.cli.parser", parser)
+    monkeypatch.setattr("mbecguard.face.cli.parser", parser)
     assert f"<{' '.join(text.split())}>" in rendered("man8")
 
 
@@ -136,7 +175,7 @@ HARNESS = """
 source "$1"
 shift
 COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
-"$(complete -p mbecguard | sed 's/.*-F \\([^ ]*\\).*/\\1/')"
+"$(complete -p "$1" | sed 's/.*-F \\([^ ]*\\).*/\\1/')"
 printf '%s\\n' "${COMPREPLY[@]}"
 """
 
@@ -154,17 +193,34 @@ def complete(tmp_path: Path) -> Complete:
     return ask
 
 
-def test_bash_finds_no_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["bash", "host-bash"])
+def test_bash_finds_no_fault(what: str, tmp_path: Path) -> None:
     script = tmp_path / "completion"
-    script.write_text(OUTPUTS["bash"]())
+    script.write_text(OUTPUTS[what]())
     shell("bash", "-n", str(script))
+
+
+def test_bash_completes_the_host_s_program_too(tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(OUTPUTS["host-bash"]())
+
+    def ask(*words: str) -> list[str]:
+        return shell("bash", "--norc", "-c", HARNESS, "bash", str(script), "mbecguard-host", *words).split()
+
+    assert ask("") == ["check", "help"]
+    assert ask("check", "--no") == ["--no-machines"]
+    (tmp_path / "host").mkdir()
+    assert ask("check", "--root", f"{tmp_path}/") == [f"{tmp_path}/host"]
 
 
 def test_bash_offers_commands(complete: Complete, capsys: pytest.CaptureFixture[str]) -> None:
     commands = help_commands(helped(capsys))
     assert complete("") == commands
     assert complete("stat") == ["status"]
-    assert set(complete("-")) == {"-h", "--help", "--version"}
+    assert set(complete("-")) == {"-h", "--help", "--version", *(flag for d in BEFORE for flag in BY_DEST[d].flags)}
+    assert complete("help", "re") == ["report", "rearm"]
+    assert complete("--json", "stat") == ["status"]
+    assert complete("--json", "status", "--js") == ["--json"]
 
 
 def test_bash_offers_what_help_tells(complete: Complete, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +240,7 @@ def test_bash_offers_what_help_tells(complete: Complete, capsys: pytest.CaptureF
         (["plan", "--set", "policy.b"], ["policy.bpf="]),
         (["plan", "--set", "policy.bpf", "="], ["keep", "drop"]),
         (["plan", "--set", "policy.bpf", "=", "d"], ["drop"]),
-        (["plan", "--set", "=", "policy.tight", "=", ""], ["true", "false"]),
+        (["plan", "--set", "=", "policy.deny_unexplained", "=", ""], ["true", "false"]),
         (["plan", "--set", "boot.settle", "=", ""], []),
         (["plan", "--set", "lock.mode", "=", "audit", "--set", "lock.h"], ["lock.host="]),
         (["report", "--format", ""], ["text", "json"]),
@@ -206,7 +262,7 @@ def test_bash_offers_files_and_folders(complete: Complete, tmp_path: Path) -> No
     (place / "a folder").mkdir(parents=True)
     (place / "a file").touch()
     assert complete("plan", "--guest", "a", cwd=place) == ["a folder"]
-    assert complete("record", "a", cwd=place) == ["a folder"]
+    assert complete("capture", "a", cwd=place) == ["a folder"]
     assert sorted(complete("plan", "--config", "a", cwd=place)) == ["a file", "a folder"]
     assert sorted(complete("plan", "-o", "a f", cwd=place)) == ["a file", "a folder"]
 
@@ -235,10 +291,11 @@ def test_what_is_added_to_the_parser_appears(tmp_path: Path) -> None:
     assert "-n '__fish_seen_subcommand_from brew' -l strength -x -a 'weak strong' -d 'it\\'s [up] to: you'" in fish
 
 
-@pytest.mark.parametrize("name", ["zsh", "fish"])
+@pytest.mark.parametrize("name", ["zsh", "fish", "host-zsh", "host-fish"])
 def test_other_shells_find_no_fault(name: str, tmp_path: Path) -> None:
-    if not shutil.which(name):
-        pytest.skip(f"{name} is not installed")
+    program = name.removeprefix("host-")
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed")
     script = tmp_path / "script"
     script.write_text(OUTPUTS[name]())
-    shell(name, "-n", str(script))
+    shell(program, "-n", str(script))

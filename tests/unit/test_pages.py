@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbecguard.pages import PageMap, PageRange, PageSet
+from mbecguard.values.pages import PageMap, PageRange, PageSet
 
 TOP = 40
 RANGES = st.tuples(st.integers(0, TOP), st.integers(0, TOP)).map(lambda pair: PageRange(min(pair), max(pair)))

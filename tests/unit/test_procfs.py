@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbecguard.errors import UserError
 from mbecguard.guest.procfs import (
     IomemRegion,
     Kallsyms,
@@ -23,8 +22,10 @@ from mbecguard.guest.procfs import (
     parse_modules,
     parse_number,
     parse_vmallocinfo,
+    source_name,
 )
-from mbecguard.pages import PageRange
+from mbecguard.values.errors import UserError
+from mbecguard.values.pages import PageRange
 
 KALLSYMS = b"""\
 0000000000000000 A fixed_percpu_data
@@ -91,9 +92,16 @@ def test_a_module_symbol_is_found_where_the_kernel_has_none_of_that_name() -> No
     kernel = b"ffffffff81000000 T _text\nffffffff81000010 t both\n"
     symbols = Kallsyms(kernel + b"ffffffffc0000000 t both\t[m]\nffffffffc0000020 t one\t[m]\n")
     assert symbols.address("one") is None
-    assert symbols.find("one") == 0xFFFFFFFFC0000020
-    assert symbols.find("both") == 0xFFFFFFFF81000010
-    assert symbols.find("on") is None
+    assert [(s.va, s.tag) for s in symbols.named("one")] == [(0xFFFFFFFFC0000020, "m")]
+    assert [(s.va, s.tag) for s in symbols.named("both")] == [(0xFFFFFFFF81000010, ""), (0xFFFFFFFFC0000000, "m")]
+    assert symbols.named("on") == ()
+    assert symbols.named("") == ()
+
+
+def test_of_several_symbols_of_a_name_code_is_meant() -> None:
+    text = b"ffffffff81000000 T _text\nffffffff82000000 d name\nffffffff81000010 t name\nffffffff83000000 b only\n"
+    assert [s.va for s in Kallsyms(text).named("name")] == [0xFFFFFFFF81000010]
+    assert [s.va for s in Kallsyms(text).named("only")] == [0xFFFFFFFF83000000]
 
 
 def test_nothing_lies_below_the_first_symbol() -> None:
@@ -168,7 +176,11 @@ def test_iomem_hidden_or_empty() -> None:
 
 def test_modules() -> None:
     text = "nf_tables 360448 2 nft_ct,nft_nat, Live 0xffffffffc0a4b000 (OE)\nxfs 8 0 - Loading 0x0000000000000000\n"
-    assert parse_modules(text) == (LoadedModule("nf_tables", 360448, "Live"), LoadedModule("xfs", 8, "Loading"))
+    assert parse_modules(text) == (
+        LoadedModule("nf_tables", 360448, "Live", text_va=0xFFFFFFFFC0A4B000),
+        LoadedModule("xfs", 8, "Loading"),
+    )
+    assert parse_modules("xfs 8 - - Live 0x0\n") == (LoadedModule("xfs", 8, "Live", unload=False),)
     assert parse_modules("") == ()
 
 
@@ -193,17 +205,24 @@ def test_malformed_module_lines(line: str) -> None:
     assert caught.value.hint
 
 
-def test_vmallocinfo_keeps_real_addresses_only() -> None:
+def test_vmallocinfo_tells_who_asked_and_where_if_addresses_are_shown() -> None:
     text = """\
 0x00000000d6283122-0x00000000ee6714e2   20480 irq_init_percpu_irqstack+0xf8/0x130 vmap
 0xffffffffc0520000-0xffffffffc0522000    8192 apply_retpolines+0x39f/0x640 pages=1 vmalloc
 0xffffffffc0530000-0xffffffffc0530000       0 empty+0x1/0x2
 0xffffffffc0540000-0xffffffffc0542000    8192 unpurged vm_area
-0xffffffffc0550000-0xffffffffc0552000    8192 create_trampoline.isra.0+0x1/0x2 [ftrace] pages=1 vmalloc
+0xffffffffc0550000-0xffffffffc0552000    8192 create_trampoline.isra.0+0x1/0x2 pages=1 vmalloc
+0xffffffffc0560000-0xffffffffc0562000   12288 wrong+0x1/0x2 pages=2 vmalloc
+0xffffffffc3000000-0xffffffffc3003000   12288 rtR0MemAllocEx+0x12a/0x3e0 [vboxguest] pages=2 vmalloc N0=2
+0x0000000000000000-0x0000000000000000 2101248 alloc_new_pack.llvm.4242424242+0x1f/0x90 pages=512 vmalloc
 """
     assert parse_vmallocinfo(text) == (
-        VmallocArea(0xFFFFFFFFC0520000, 0xFFFFFFFFC0522000, "apply_retpolines"),
-        VmallocArea(0xFFFFFFFFC0550000, 0xFFFFFFFFC0552000, "create_trampoline.isra.0"),
+        VmallocArea(None, 20480, "irq_init_percpu_irqstack"),
+        VmallocArea(0xFFFFFFFFC0520000, 8192, "apply_retpolines"),
+        VmallocArea(0xFFFFFFFFC0550000, 8192, "create_trampoline"),
+        VmallocArea(None, 12288, "wrong"),
+        VmallocArea(0xFFFFFFFFC3000000, 12288, "rtR0MemAllocEx", "vboxguest"),
+        VmallocArea(None, 2101248, "alloc_new_pack"),
     )
     assert parse_vmallocinfo("garbage\n0x-0x 1 a+0x") == ()
 
@@ -240,3 +259,36 @@ def test_no_numbers(text: str) -> None:
 def test_garbage_is_a_user_error_at_worst(parse: Callable[[str], object], text: str) -> None:
     with suppress(UserError):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("alloc_new_pack", "alloc_new_pack"),
+        ("alloc_new_pack.llvm.4242424242424242424", "alloc_new_pack"),
+        ("f.isra.0", "f"),
+        ("f.constprop.0.isra.3", "f"),
+        ("f.part.0.cold", "f"),
+        ("f.cold", "f"),
+        ("__pfx_f.lto_priv.7", "__pfx_f"),
+        ("coldstart", "coldstart"),
+        ("f.of.cold.things", "f.of.cold.things"),
+        (".cold", ".cold"),
+    ],
+)
+def test_names_as_the_source_has_them(name: str, source: str) -> None:
+    assert source_name(name) == source
+
+
+def test_a_file_that_is_cut_short_is_not_whole() -> None:
+    whole = b"ffffffff81000000 T _text\nffffffff82000000 T _etext\n"
+    Kallsyms(whole).require_whole()
+    for cut in (whole[:-1], whole[:30], whole[:25]):
+        with pytest.raises(UserError, match="cut short"):
+            Kallsyms(cut).require_whole()
+
+
+def test_all_tags() -> None:
+    lines = b"ffffffff81000000 T _text\nffffffffc0000000 t f\t[veth]\nffffffffc0000010 t g\t[veth]\n"
+    assert Kallsyms(lines + b"ffffffffc0100000 t bpf_prog_1\t[bpf]\n").tags() == {"veth", "bpf"}
+    assert Kallsyms(lines[:25]).tags() == frozenset()

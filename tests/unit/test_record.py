@@ -8,9 +8,10 @@ from itertools import product
 
 import pytest
 
-from mbecguard.audit.record import EXPECTED, PROOF, Evidence, Journal, Probe, Record, State, Step, is_proof
 from mbecguard.host.base import Outcome
-from mbecguard.serial import decode, encode
+from mbecguard.records.reasons import Reason
+from mbecguard.records.record import EXPECTED, PROOF, Evidence, Journal, Probe, Record, State, Step, is_proof
+from mbecguard.values.codec import decode, encode
 from tests.plans import make_evidence, make_plan, make_record
 
 
@@ -38,16 +39,20 @@ def test_a_proof_needs_all_kinds_and_none_against() -> None:
 
 
 def test_records_and_journals_come_back_exactly() -> None:
-    record = make_record(State.DEGRADED, reasons=("one", "two"))
+    record = make_record(State.DEGRADED, reasons=(Reason("a", "one"), Reason("b", "two", "do")))
     assert decode(Record, json.loads(json.dumps(encode(record)))) == record
-    for journal in (Journal("b", Step.CHECK), Journal("b", Step.SEAL, make_evidence(), {"a.b": "1"}, make_plan())):
+    for journal in (
+        Journal("b", Step.CHECK),
+        Journal("b", Step.SEAL, make_evidence(), {"a.b": "1"}, make_plan().digest),
+    ):
         assert decode(Journal, json.loads(json.dumps(encode(journal)))) == journal
 
 
 def test_states_and_steps_are_those_of_the_contract() -> None:
     assert [*State] == ["open", "applied", "proven", "sealed", "degraded"]
     assert " -> ".join(Step) == (
-        "check -> hold -> survey -> apply -> resurvey -> prove -> freeze -> pin -> seal -> record"
+        "check -> hold -> reserve -> survey -> apply -> resurvey -> prove -> freeze -> settle -> last-survey -> "
+        "tighten -> pin -> seal -> one-way -> record"
     )
-    assert encode(make_record())["schema"] == "mbecguard.record/1"
+    assert encode(make_record())["schema"] == "mbecguard.record/2"
     assert encode(make_record())["level"] == "exec"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mbecguard.errors import UserError
-from mbecguard.freeze import SWITCHES
-from mbecguard.plan.policy import CHOICES, CodeKind, Policy, from_settings
-from mbecguard.settings import SETTINGS, load
-from mbecguard.table import toml_value
+from mbecguard.plan.policy import DROPPABLE, FREE_SPACE, CodeKind, Policy, from_settings
+from mbecguard.settings.declared import SETTINGS, Setting, toml_value
+from mbecguard.settings.load import load
+from mbecguard.switches import SWITCHES
+from mbecguard.values.errors import UserError
 
 
 def toml(folder: Path, text: str | bytes) -> Path:
@@ -34,13 +34,16 @@ def test_the_table_is_consistent() -> None:
         assert s.risk or s.key.startswith("simulator."), "who changes it has to know what can go wrong"
 
 
-def test_risks_are_told_alike() -> None:
-    by_key = {s.key: s for s in SETTINGS}
-    for choice in CHOICES.values():
-        setting = by_key[f"policy.{choice.key}"]
-        assert setting.default == "drop" or setting.risk == choice.loss
-    for switch in SWITCHES:
-        assert f"off: {switch.risk}" in by_key[switch.setting].risk
+def test_the_risks_that_others_tell_are_there() -> None:
+    assert all(setting.risks["drop"] for setting in DROPPABLE.values())
+    assert all(switch.risk for switch in SWITCHES)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.key)
+def test_risks_are_those_of_its_values(setting: Setting) -> None:
+    values = set(setting.choices) or {""}
+    assert set(setting.risks) <= values
+    assert all(text in setting.risk for value, text in setting.risks.items() if not value or value != setting.default)
 
 
 def test_defaults() -> None:
@@ -48,15 +51,15 @@ def test_defaults() -> None:
     assert values.text("policy.bpf") == "keep"
     assert values.text("policy.kexec") == "drop"
     assert values.text("freeze.modules") == "auto"
-    assert not values.enabled("policy.tight")
-    assert from_settings(values) == Policy()
+    assert not values.enabled("policy.deny_unexplained")
+    assert from_settings(values) == Policy(open=(CodeKind.TRAMPOLINE, *FREE_SPACE))
 
 
 def test_file_then_overrides(tmp_path: Path) -> None:
-    file = toml(tmp_path, '[policy]\nbpf = "drop"\ntight = true\n[lock]\nmode = "audit"\n')
+    file = toml(tmp_path, '[policy]\nbpf = "drop"\ndeny_unexplained = true\n[lock]\nmode = "audit"\n')
     values = load(file, ["lock.mode=enforce", "policy.kexec=keep", "policy.kexec=drop", "freeze.ftrace=off"])
     assert values.text("policy.bpf") == "drop"
-    assert values.enabled("policy.tight")
+    assert values.enabled("policy.deny_unexplained")
     assert values.text("lock.mode") == "enforce"
     assert values.text("policy.kexec") == "drop"
     assert values.text("freeze.ftrace") == "off"
@@ -76,17 +79,19 @@ def test_texts(tmp_path: Path, text: str) -> None:
     assert load(file).text("boot.health_check") == text
 
 
-@pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize("kind", DROPPABLE)
 @pytest.mark.parametrize("choice", ["keep", "drop"])
 def test_every_choice_reaches_the_policy(kind: CodeKind, choice: str) -> None:
-    policy = from_settings(load(None, [f"policy.{CHOICES[kind].key}={choice}"]))
+    policy = from_settings(load(None, [f"{DROPPABLE[kind].key}={choice}"]))
     assert policy.keeps(kind) == (choice == "keep")
     assert set(policy.dropped) ^ set(Policy().dropped) <= {kind}
 
 
 def test_flags_reach_the_policy() -> None:
-    flags = ["policy.crash_kernel=keep", "policy.tight=true", "policy.deny_unexplained=true"]
-    assert from_settings(load(None, flags)) == Policy(keep_crash_kernel=True, tight=True, deny_unexplained=True)
+    flags = ["policy.crash_kernel=keep", "policy.tight=on", "policy.deny_unexplained=true"]
+    start = (CodeKind.TRAMPOLINE, CodeKind.BPF)
+    found = from_settings(load(None, flags))
+    assert found == Policy(keep_crash_kernel=True, tight=True, deny_unexplained=True, open=start)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,8 @@ def test_flags_reach_the_policy() -> None:
         ("boot.settle=" + "9" * 9999, "a number from 0 to 600", "udev"),
         ("boot.health_check=a\nb", "a text in one line", "command line"),
         ("boot.health_check=\udcff", "a text in one line", "command line"),
-        ("policy.tight=yes", "has to be true or false, not 'yes'", "int3"),
+        ("policy.tight=yes", "one of auto, on, off, not 'yes'", "free space"),
+        ("policy.deny_unexplained=yes", "has to be true or false, not 'yes'", "nothing explains"),
         ("policy.bpf=drop=drop", "not 'drop=drop'", "BPF JIT"),
     ],
 )
@@ -126,7 +132,8 @@ def test_wrong_overrides(override: str, message: str, hint: str) -> None:
         ('[policy]\nbfp = "drop"', "unknown setting 'policy.bfp'"),
         ('[polic]\nbpf = "drop"', "unknown setting 'polic.bpf'"),
         ("[policy]\nbpf = 1", "one of keep, drop, not 1"),
-        ("[policy]\ntight = 1", "has to be true or false, not 1"),
+        ("[policy]\ntight = true", "one of auto, on, off, not True"),
+        ("[policy]\ndeny_unexplained = 1", "has to be true or false, not 1"),
         ("[policy]\nbpf = [1]", "one of keep, drop, not"),
         ("[policy.bpf]\nx = 1", "one of keep, drop, not"),
         ("[[policy]]\nx = 1", "policy is outside any section"),
@@ -140,7 +147,7 @@ def test_wrong_overrides(override: str, message: str, hint: str) -> None:
         ("a = " + "[" * 20000, "is not TOML"),
         ("[policy]\nbpf = " + "9" * 5000, "is not TOML"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_wrong_files(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard import serial
-from mbecguard.errors import UserError
 from mbecguard.host.base import Host, HostErrno, HostMode, HostRefusedError, Outcome
-from mbecguard.host.hypervisor import Options
-from mbecguard.host.simulator import SimulatedHost
+from mbecguard.host.simulated.host import SimulatedHost
+from mbecguard.host.simulated.hypervisor import Options
 from mbecguard.host.wire import Limits
+from mbecguard.values import codec
+from mbecguard.values.errors import UserError
 from tests.guestcalls import (
     AUDIT,
     CR0_PE,
@@ -213,10 +213,11 @@ def test_a_state_of_a_vm_of_another_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_that_cannot_be_read_or_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="cannot be read"):
         SimulatedHost(OPTIONS, 20, tmp_path)
     host = SimulatedHost(OPTIONS, 20, tmp_path / "missing" / "state.json")
-    with pytest.raises(UserError, match="cannot save"):
+    (tmp_path / "missing").touch()
+    with pytest.raises(UserError, match="cannot be written"):
         host.pin()
 
 
@@ -224,4 +225,4 @@ def test_the_state_round_trips_as_json() -> None:
     host = sealed_host()
     host.run_canary()
     saved = host.hypervisor.save()
-    assert serial.decode(type(saved), json.loads(serial.canonical(serial.encode(saved)))) == saved
+    assert codec.decode(type(saved), json.loads(codec.canonical(codec.encode(saved)))) == saved

@@ -17,7 +17,7 @@ import lz4.block
 import pytest
 import zstandard
 
-from mbecguard.errors import UserError
+from mbecguard.values.errors import UserError
 from tests.corpus.skeleton import decompressed, skeleton, vmlinux
 
 A, W, X, LINK_ORDER = 2, 1, 4, 0x80

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The state folder: what a crash, a full disk or a meddler can do to it."""
+"""The state folder: what a crash, a full disk or another user can do to it."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -13,16 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from mbecguard.audit.record import Journal, State, Step
-from mbecguard.audit.store import Store
-from mbecguard.errors import UserError
-from tests.plans import make_evidence, make_plan, make_record
+from mbecguard.plan.planner import Plan
+from mbecguard.records.damage import DamagedError
+from mbecguard.records.reasons import Reason
+from mbecguard.records.record import Journal, Record, State, Step
+from mbecguard.records.store import Store
+from mbecguard.values.errors import UserError
+from tests.plans import PLAN, SPANS, keep, kept, make_evidence, make_plan, make_record
 
 RECORDS = [make_record(boot_id=f"boot {number}", generation=number) for number in range(3)]
-JOURNAL = Journal("boot", Step.SEAL, make_evidence(), {"kernel.ftrace_enabled": "1"}, make_plan())
+JOURNAL = Journal("boot", Step.SEAL, make_evidence(), {"kernel.ftrace_enabled": "1"}, PLAN.digest)
 
 
 @pytest.fixture
@@ -30,76 +30,35 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "a/state")
 
 
-def fill(store: Store, count: int = 3) -> Path:
+def fill(store: Store, count: int = 3) -> None:
     for record in RECORDS[:count]:
-        store.append(record)
-    return store.folder / "records.jsonl"
+        keep(store, record)
 
 
 def test_an_empty_store_has_nothing_and_is_not_made_by_reading(store: Store) -> None:
-    assert (store.records(), store.last("boot"), store.journal("boot")) == ((), None, None)
+    assert (store.last("boot"), store.newest(), store.journal("boot")) == (None, None, None)
+    assert (store.losses(), store.check("boot")) == ((), ())
     assert not store.folder.exists()
-
-
-def test_records_come_back_in_order(store: Store) -> None:
-    file = fill(store)
-    assert list(store.records()) == RECORDS
-    assert store.folder.stat().st_mode & 0o777 == 0o700
-    assert file.read_bytes().count(b"\n") == 3
-    assert json.loads(file.read_bytes().splitlines()[0])["previous"] == "0" * 64
 
 
 def test_last_is_the_newest_of_a_boot(store: Store) -> None:
     fill(store)
-    store.append(replace(RECORDS[1], generation=7))
-    assert store.last("boot 2") == RECORDS[2]
-    assert store.last("boot 1") == replace(RECORDS[1], generation=7)
-    assert store.last("boot 3") is None
+    keep(store, replace(RECORDS[1], generation=7))
+    found = {boot: store.last(boot) for boot in ("boot 0", "boot 1", "boot 2", "boot 3")}
+    assert {boot: entry and entry.record.generation for boot, entry in found.items()} == {
+        "boot 0": 0,
+        "boot 1": 7,
+        "boot 2": 2,
+        "boot 3": None,
+    }
+    assert store.newest() == found["boot 1"]
+    assert store.folder.stat().st_mode & 0o777 == 0o700
 
 
-@given(cut=st.integers(0, 10_000), tail=st.binary(max_size=8).filter(lambda b: b"\n" not in b))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_a_torn_last_line_is_no_record_and_is_cut_by_the_next_append(store: Store, cut: int, tail: bytes) -> None:
-    fill(store, 0).unlink(missing_ok=True)
-    file = fill(store, 2)
-    whole = file.read_bytes()
-    first = whole.index(b"\n") + 1
-    file.write_bytes(whole[: first + cut % (len(whole) - first)] + tail)
-    assert list(store.records()) == RECORDS[:1]
-    store.append(RECORDS[1])
-    assert file.read_bytes() == whole
-
-
-Meddle = Callable[[list[bytes]], list[bytes]]
-MEDDLERS: dict[str, Meddle] = {
-    "first removed": lambda lines: lines[1:],
-    "middle removed": lambda lines: [lines[0], lines[2]],
-    "reordered": lambda lines: [lines[1], lines[0], lines[2]],
-    "repeated": lambda lines: [*lines, lines[2]],
-    "record altered": lambda lines: [lines[0], lines[1].replace(b'"sealed"', b'"open"'), lines[2]],
-    "last altered": lambda lines: [*lines[:2], lines[2].replace(b'"pinned":true', b'"pinned":false')],
-    "white space": lambda lines: [lines[0].replace(b":", b": ", 1), *lines[1:]],
-    "key added": lambda lines: [b'{"x":1,' + lines[0][1:], *lines[1:]],
-    "previous altered": lambda lines: [lines[0].replace(b"0" * 64, b"1" * 64), *lines[1:]],
-    "empty line": lambda lines: [*lines, b""],
-    "not JSON": lambda lines: [b"\x00\xff", *lines],
-    "no object": lambda lines: [b"[1]", *lines],
-    "no record": lambda lines: [b"{}", *lines],
-    "deep": lambda lines: [b"[" * 100_000, *lines],
-}
-
-
-@pytest.mark.parametrize("meddle", MEDDLERS.values(), ids=MEDDLERS)
-def test_a_changed_past_is_an_error_for_reading_and_appending(store: Store, meddle: Meddle) -> None:
-    file = fill(store)
-    file.write_bytes(b"".join(line + b"\n" for line in meddle(file.read_bytes().splitlines())))
-    changed = file.read_bytes()
-    with pytest.raises(UserError, match="not as it was written") as caught:
-        store.records()
-    assert caught.value.hint
-    with pytest.raises(UserError, match="not as it was written"):
-        store.append(RECORDS[0])
-    assert file.read_bytes() == changed
+def test_states_survive_the_way_to_disk(store: Store) -> None:
+    for state in State:
+        keep(store, make_record(state, reasons=(Reason("note", "ä → b"),)))
+    assert [record.state for record in kept(store)] == list(State)
 
 
 def test_a_record_of_another_schema_is_an_error(store: Store) -> None:
@@ -110,21 +69,35 @@ def test_a_record_of_another_schema_is_an_error(store: Store) -> None:
 
 
 def test_the_journal_is_of_one_boot_and_goes_when_it_ended(store: Store) -> None:
-    store.note(JOURNAL)
+    store.note(JOURNAL, PLAN)
     assert store.journal("boot") == JOURNAL
+    assert store.plan(JOURNAL) == PLAN
     assert store.journal("another") is None
     store.note(None)
     store.note(None)
     assert store.journal("boot") is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[" * 100_000, b'{"boot_id":"boot","step":"nap"}'])
-def test_a_damaged_journal_is_an_error_with_a_hint(store: Store, content: bytes) -> None:
+def test_the_plan_of_a_journal_goes_with_it_unless_a_record_names_it(store: Store) -> None:
+    other = make_plan(SPANS[:-1])
+    keep(store, RECORDS[0])
+    for plan in (PLAN, other):
+        store.note(replace(JOURNAL, plan_digest=plan.digest), plan)
+        store.note(None)
+    assert [path.name for path in store.history.plans.files()] == [f"{PLAN.digest}.json.gz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[" * 100_000, b'{"boot_id":"boot","step":"nap"}', b"[1]\n"])
+def test_a_damaged_journal_is_kept_aside(store: Store, content: bytes) -> None:
     store.note(JOURNAL)
     (store.folder / "journal.json").write_bytes(content)
-    with pytest.raises(UserError, match="damaged") as caught:
+    with pytest.raises(DamagedError, match=r"journal\.json: ") as caught:
         store.journal("boot")
-    assert "remove it" in caught.value.hint
+    assert caught.value.hint
+    (loss,) = store.mend("boot")
+    assert str(loss).startswith("journal.json: ")
+    assert (store.folder / "damaged/journal.json").read_bytes() == content
+    assert store.journal("boot") is None
 
 
 def test_two_agents_at_once_is_one_too_many(store: Store) -> None:
@@ -149,15 +122,15 @@ def enter(store: Store) -> None:
         pass
 
 
-WRITES: dict[str, Callable[[Store], None]] = {
-    "append": lambda store: store.append(RECORDS[0]),
+WRITES: dict[str, Callable[[Store], object]] = {
+    "append": lambda store: keep(store, RECORDS[0]),
     "note": lambda store: store.note(JOURNAL),
     "exclusive": enter,
 }
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_folder_that_cannot_be_made_is_an_error_with_a_hint(tmp_path: Path, write: Callable[[Store], None]) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error_with_a_hint(tmp_path: Path, write: Callable[[Store], object]) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(UserError, match="cannot be") as caught:
@@ -166,10 +139,10 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_a_hint(tmp_path: Path, wr
 
 
 @pytest.mark.parametrize(
-    ("name", "write"), [("records.jsonl", WRITES["append"]), ("journal.json", WRITES["note"]), ("lock", enter)]
+    ("name", "write"), [("history.json.new", WRITES["append"]), ("journal.json", WRITES["note"]), ("lock", enter)]
 )
 def test_a_file_that_cannot_be_written_is_an_error_with_a_hint(
-    store: Store, name: str, write: Callable[[Store], None]
+    store: Store, name: str, write: Callable[[Store], object]
 ) -> None:
     (store.folder / name).mkdir(parents=True)
     with pytest.raises(UserError, match="cannot be") as caught:
@@ -177,13 +150,97 @@ def test_a_file_that_cannot_be_written_is_an_error_with_a_hint(
     assert "--state-dir" in caught.value.hint
 
 
-def test_files_that_cannot_be_read_are_errors(store: Store) -> None:
-    for name in ("records.jsonl", "journal.json"):
-        (store.folder / name).mkdir(parents=True)
-    for read in (store.records, lambda: store.journal("boot")):
-        with pytest.raises(UserError) as caught:
-            read()
+READS: dict[str, Callable[[Store], object]] = {
+    "last": lambda store: store.last("boot 2"),
+    "newest": Store.newest,
+    "journal": lambda store: store.journal("boot"),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_folder_that_is_a_file_is_damage(tmp_path: Path, read: Callable[[Store], object]) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(DamagedError) as caught:
+            read(Store(folder))
         assert caught.value.hint
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Be one who is not root."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["last", "journal"])
+def test_what_may_not_be_read_is_no_damage(store: Store, name: str) -> None:
+    fill(store)
+    with another_user(), pytest.raises(UserError, match="cannot be read") as caught:
+        READS[name](store)
+    assert not isinstance(caught.value, DamagedError)
+    assert "root" in caught.value.hint
+
+
+@needs_root
+@pytest.mark.parametrize(("owner", "mode"), [(65534, 0o700), (0, 0o770), (0, 0o702), (0, 0o1777)])
+def test_a_folder_that_others_can_write_is_not_believed(store: Store, owner: int, mode: int) -> None:
+    fill(store)
+    store.note(JOURNAL)
+    os.chown(store.folder, owner, -1)
+    store.folder.chmod(mode)
+    for act in (READS["last"], READS["journal"], READS["newest"], enter):
+        with pytest.raises(DamagedError, match="others may write there") as caught:
+            act(store)
+        assert "chown" in caught.value.hint
+    os.chown(store.folder, 0, -1)
+    store.folder.chmod(0o755)
+    assert READS["last"](store)
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["records/00000003.json", "journal.json", "history.json"])
+def test_a_file_of_somebody_else_is_not_believed(store: Store, name: str) -> None:
+    fill(store)
+    store.note(JOURNAL)
+    os.chown(store.folder / name, 65534, -1)
+    read = READS[{"records/00000003.json": "last", "journal.json": "journal", "history.json": "newest"}[name]]
+    with pytest.raises(DamagedError, match="it belongs to user 65534"):
+        read(store)
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a FIFO": make_fifo,
+    "a link": lambda path: path.symlink_to("/etc/passwd"),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("name", ["records/00000003.json", "journal.json", "history.json"])
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_what_is_no_file_is_not_read_and_the_next_lock_goes_on(
+    store: Store, name: str, make: Callable[[Path], object]
+) -> None:
+    fill(store)
+    store.note(JOURNAL)
+    (store.folder / name).unlink()
+    make(store.folder / name)
+    assert any(name.endswith(loss.what.partition(":")[0]) for loss in store.mend("boot 2"))
+    assert os.path.lexists(store.folder / "damaged" / Path(name).name)
+    entry = keep(store, RECORDS[0])
+    assert store.newest() == entry == store.last("boot 0")
 
 
 def test_an_error_under_the_lock_is_not_taken_for_one_of_the_folder(store: Store) -> None:
@@ -204,16 +261,31 @@ class FullDisk:
         self.real(fd)
 
 
-@pytest.mark.parametrize("at", [0, 1])
-def test_a_full_disk_loses_no_record(store: Store, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    fill(store, 2)
+def fits(store: Store, record: Record, plan: Plan, at: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a record can be added on a disk that is full from the n-th sync on."""
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", FullDisk(at))
-        with pytest.raises(UserError, match="No space left"):
-            store.append(RECORDS[2])
-    assert list(store.records())[:2] == RECORDS[:2]
-    store.append(RECORDS[2])
-    assert list(store.records())[-1] == RECORDS[2]
+        try:
+            store.append(record, plan)
+        except UserError as error:
+            return "No space left" not in error.message
+    return True
+
+
+@pytest.mark.parametrize("other_plan", [False, True])
+def test_a_full_disk_loses_no_record(store: Store, monkeypatch: pytest.MonkeyPatch, other_plan: bool) -> None:
+    plan = make_plan(SPANS[:-1]) if other_plan else PLAN
+    record = replace(RECORDS[2], plan_digest=plan.digest)
+    fill(store, 2)
+    at = 0
+    while not fits(store, record, plan, at, monkeypatch):
+        at += 1
+        assert kept(store)[:2] == RECORDS[:2]
+        assert store.mend("boot 2") == ()
+        assert kept(store) in (RECORDS[:2], [*RECORDS[:2], *[record] * (len(kept(store)) - 2)])
+    assert at > 5
+    assert kept(store)[-1] == record
+    assert store.plan(record) == plan
 
 
 @contextmanager
@@ -227,16 +299,15 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("more", [0, 1, 100])
-def test_a_disk_that_fills_up_in_the_middle_of_a_line_loses_no_record(store: Store, more: int) -> None:
-    file = fill(store, 2)
-    size = file.stat().st_size
-    with pytest.raises(UserError, match="cannot be written"), room_for(size + more):
-        store.append(RECORDS[2])
-    assert file.stat().st_size == size + more
-    assert list(store.records()) == RECORDS[:2]
-    store.append(RECORDS[2])
-    assert list(store.records()) == RECORDS
+@pytest.mark.parametrize("room", [0, 1, 100, 1000])
+def test_a_disk_that_fills_up_in_the_middle_of_a_record_loses_none(store: Store, room: int) -> None:
+    fill(store, 2)
+    with pytest.raises(UserError, match="cannot be written"), room_for(room):
+        keep(store, RECORDS[2])
+    assert kept(store) == RECORDS[:2]
+    assert store.mend("boot 2") == ()
+    keep(store, RECORDS[2])
+    assert kept(store) == RECORDS
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_the_journal_keeps_the_old_one(store: Store) -> None:
@@ -258,7 +329,20 @@ def test_a_full_disk_keeps_the_old_journal(store: Store, monkeypatch: pytest.Mon
     assert sorted(path.name for path in store.folder.iterdir()) == ["journal.json"]
 
 
-def test_states_survive_the_way_to_disk(store: Store) -> None:
-    for state in State:
-        store.append(make_record(state, reasons=("ä → b",)))
-    assert [record.state for record in store.records()] == list(State)
+def test_nobody_else_reads_the_files(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = Store(tmp_path / "state")
+        with store.exclusive():
+            keep(store, make_record())
+            store.note(Journal("boot", Step.CHECK))
+    finally:
+        os.umask(before)
+    found = {path: path.lstat() for path in (tmp_path / "state").rglob("*") if not path.is_symlink()}
+    files = [f.st_mode & 0o7777 for path, f in found.items() if path.is_file()]
+    assert len(files) >= 5
+    assert set(files) == {0o600}
+    folders = [f.st_mode & 0o7777 for path, f in found.items() if path.is_dir()]
+    assert len(folders) == 3
+    assert set(folders) == {0o700}
+    assert (tmp_path / "state").stat().st_mode & 0o7777 == 0o700

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The survey of a recorded guest: every fact from its file."""
+"""The survey of a captured guest: every fact from its file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import NoReturn
 
 import pytest
 
-from mbecguard.errors import UserError
+from mbecguard.guest.captured import captured_guest
+from mbecguard.guest.efi import Efi
 from mbecguard.guest.kcore import MemoryFacts
-from mbecguard.guest.recorded import recorded_guest
+from mbecguard.guest.procfs import VmallocArea
 from mbecguard.guest.survey import Survey, survey
-from mbecguard.pages import ADDRESS_SPACE_PAGES, PageRange
-from mbecguard.serial import decode, encode
+from mbecguard.values.codec import decode, encode
+from mbecguard.values.errors import UserError
+from mbecguard.values.facts import Known, Unknown
+from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PageRange
 from tests.guestmaker import RELEASE, SCATTERED, SHARED_BLOCK, VIRTIO, Description, module_path
 
 
 def look(folder: Path, guest: Description, cache: Path | None = None) -> Survey:
-    return survey(recorded_guest(guest.write(folder)), cache)[0]
+    return survey(captured_guest(guest.write(folder)), cache)[0]
 
 
 def test_the_kernel(tmp_path: Path) -> None:
@@ -51,20 +54,20 @@ def test_the_rest(tmp_path: Path) -> None:
         (code.va, code.pa, code.pages) for code in guest.mappings()
     ]
     assert {s.tag for s in found.symbols} == {"bpf", "__builtin__ftrace", "__builtin__kprobes"}
-    assert [a.caller for a in found.areas] == ["apply_retpolines"]
-    assert found.efi_runtime == (PageRange(0x7F9ED, 0x7FAED),)
+    assert found.areas == Known((VmallocArea(0xFFFFFFFFC0520000, 8192, "apply_retpolines"),))
+    assert found.efi == Efi(Known((PageRange(0x7F9ED, 0x7FAED),)), (PageRange(0x7FB00, 0x7FB10),))
     assert found.crash_kernel == (PageRange(0x73000, 0x7B000),)
-    assert found.kexec_loaded
+    assert found.kexec_images == Known(1)
     assert decode(Survey, json.loads(json.dumps(encode(found)))) == found
 
 
 @pytest.mark.parametrize(
     ("loaded", "crash", "expected"),
-    [("0\n", "0\n", False), ("0\n", "1\n", True), (None, None, False), ("\n", None, False)],
+    [("0\n", "0\n", 0), ("0\n", "1\n", 1), ("1\n", "1\n", 2), (None, None, 0), ("\n", None, 0)],
 )
-def test_kexec_flags(tmp_path: Path, loaded: str | None, crash: str | None, expected: bool) -> None:
+def test_kexec_flags(tmp_path: Path, loaded: str | None, crash: str | None, expected: int) -> None:
     guest = SCATTERED.with_file("sys/kernel/kexec_loaded", loaded).with_file("sys/kernel/kexec_crash_loaded", crash)
-    assert look(tmp_path, guest).kexec_loaded == expected
+    assert look(tmp_path, guest).kexec_images == Known(expected)
 
 
 def test_absent_facts(tmp_path: Path) -> None:
@@ -75,8 +78,9 @@ def test_absent_facts(tmp_path: Path) -> None:
     assert found.kernel.max_pfn == ADDRESS_SPACE_PAGES
     assert found.kernel.build_id == ""
     assert found.memory == MemoryFacts()
-    for facts in (found.modules, found.areas, found.efi_runtime):
-        assert facts == ()
+    assert found.modules == ()
+    assert isinstance(found.areas, Unknown)
+    assert isinstance(found.efi.code, Unknown)  # page tables of EFI are there, no map
 
 
 def test_images_that_are_absent_or_damaged(tmp_path: Path) -> None:
@@ -87,19 +91,21 @@ def test_images_that_are_absent_or_damaged(tmp_path: Path) -> None:
     assert "vmlinuz" in found.kernel.image_problem
     assert "ext4.ko.xz" in found.modules[0].image_problem
     gone = look(tmp_path / "b", SCATTERED.with_file("boot/vmlinuz", None).with_file(module_path("ext4"), None))
-    assert "--kernel-image" in gone.kernel.image_problem
-    assert gone.modules[0].image_problem == "no file of module ext4 was found"
+    assert "--kernel-image" in gone.kernel.image_hint
+    assert gone.modules[0].image_problem == "no file of it was found"
+    assert "--modules-dir" in gone.modules[0].image_hint
 
 
 def test_an_image_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    guest = recorded_guest(SCATTERED.write(tmp_path))
+    guest = captured_guest(SCATTERED.write(tmp_path))
 
     def refuse(_: Path) -> NoReturn:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     found = survey(guest, None)[0]
-    assert "Permission denied; run as root" in found.kernel.image_problem
+    assert "Permission denied" in found.kernel.image_problem
+    assert "run as root" in found.kernel.image_hint
     assert all(module.image is None for module in found.modules)
 
 

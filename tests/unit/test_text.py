@@ -3,39 +3,58 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mbecguard.audit.record import State, Step
-from mbecguard.audit.status import Drift, Status
-from mbecguard.audit.text import LEVELS, SIMULATED, Text
+from mbecguard.face.look import NARROWEST
+from mbecguard.face.text import LEVELS, SIMULATED, Text
 from mbecguard.host.base import HostMode, Outcome
-from mbecguard.plan.findings import finding
+from mbecguard.plan.findings import check, finding
+from mbecguard.plan.planner import KeepRange
+from mbecguard.plan.policy import CodeKind
+from mbecguard.records.chain import ORIGIN, Entry
+from mbecguard.records.reasons import Reason
+from mbecguard.records.record import State, Step
+from mbecguard.records.report import Report
+from mbecguard.records.status import Details, Named, Status
+from mbecguard.values.findings import Finding
 from tests.plans import BLOCKER, TEXT_VA, make_evidence, make_plan, make_record
 
 PLAIN, COLOUR = Text(), Text(colour=True)
-NOTE = finding("executable-padding", pages=7)
+NOTE = finding("efi-superset", pages=7)
+WARNING = finding("crash-kernel-lost", pages=7)
 PLAN = make_plan(findings=(BLOCKER, NOTE))
+ENTRY = Entry(1, ORIGIN, make_record(), "ab" * 32)
 
 
 def make_status(state: State = State.SEALED, simulated: bool = True) -> Status:
-    record = make_record()
-    return Status(state, ("why not",), "simulator", simulated, HostMode.ENFORCE, 1, record, Step.SEAL)
+    return Status(
+        state,
+        (Reason("note", "why not", "do this"),),
+        "simulator",
+        simulated,
+        HostMode.ENFORCE,
+        1,
+        Named.of(ENTRY),
+        Step.SEAL,
+        time="then",
+    )
 
 
 def views(text: Text) -> list[tuple[str, list[str]]]:
-    every = Drift(new=PLAN.keep[:1], stale=PLAN.keep[1:2])
     made: list[tuple[str, Iterable[str]]] = [
         ("plan", text.plan(PLAN)),
         ("findings", text.findings(PLAN.findings)),
         *((f"status {state}", text.status(make_status(state))) for state in State),
-        *((f"record {state}", text.record(make_record(state, plan=PLAN, pinned=False))) for state in State),
-        ("kept", text.explain(9, PLAN.kept(9), "because", "schedule+0x10")),
-        ("denied", text.explain(60, None, "", "")),
-        ("drift", text.drift(every)),
-        ("no drift", text.drift(Drift((), ()))),
+        ("full status", text.status(replace(make_status(), details=Details(ENTRY.record, PLAN)))),
+        ("damaged plan", text.record(ENTRY.record, None)),
+        *((f"record {state}", text.record(make_record(state, pinned=False), PLAN)) for state in State),
+        ("report", text.report(Report(False, ENTRY.digest, ENTRY.record, PLAN))),
     ]
     return [(name, list(lines)) for name, lines in made]
 
@@ -55,12 +74,78 @@ def test_colours_change_nothing_but_colours(plain: tuple[str, list[str]], colour
     assert stripped == "\n".join(plain[1])
 
 
+@pytest.mark.parametrize("width", [80, 100, 132])
+@pytest.mark.parametrize("number", range(len(views(PLAIN))))
+def test_nothing_is_wider_than_the_terminal_and_nothing_is_lost(number: int, width: int) -> None:
+    plain, filled = views(PLAIN)[number][1], views(Text(width=width))[number][1]
+    assert max(map(len, filled)) <= width
+    assert " ".join(filled).split() == " ".join(plain).split()
+
+
+WORDS = st.lists(st.text("ab-/=", min_size=1, max_size=30), min_size=1, max_size=30)
+
+
+@given(
+    WORDS, st.sampled_from(["", "  ", "hint: ", "\x1b[31m blocker\x1b[0m  "]), st.integers(0, 12), st.integers(1, 120)
+)
+def test_lines_are_broken_between_words_alone(words: list[str], first: str, indent: int, width: int) -> None:
+    lines = list(Text(colour=True, width=width).fill(first, " ".join(words), indent, colour="dim", tail="[id]"))
+    seen = [re.sub("\x1b\\[[0-9]*m", "", line) for line in lines]
+    lead = re.sub("\x1b\\[[0-9]*m", "", first)
+    assert seen[0].startswith(lead)
+    assert [*words, "[id]"] == seen[0][len(lead) :].split() + [word for line in seen[1:] for word in line.split()]
+    assert all(line.startswith(" " * indent) and line[indent] != " " for line in seen[1:])
+    room = max(width, len(lead) + NARROWEST, indent + NARROWEST)
+    assert all(len(line) <= room or len(line[indent if n else len(lead) :].split()) == 1 for n, line in enumerate(seen))
+    assert len(seen) == 1 or len(seen[0]) + 1 + len(seen[1].split()[0]) > room, "no line is shorter than it must be"
+
+
+def test_elsewhere_a_finding_is_one_line_and_its_hint_another() -> None:
+    long = replace(NOTE, text="word " * 99 + "end", hint="do " * 99 + "it")
+    text, hint = PLAIN.findings([long])
+    assert text.endswith("end [efi-superset]")
+    assert hint == f"          hint: {long.hint}"
+
+
+@pytest.mark.parametrize(
+    ("findings", "verdict"),
+    [
+        ([], "this guest can be locked: nothing stands in the way"),
+        ([NOTE], "this guest can be locked: 1 note"),
+        ([NOTE, NOTE, WARNING], "this guest can be locked: 1 warning, 2 notes"),
+        ([NOTE, BLOCKER, WARNING, BLOCKER], "this guest would NOT be locked: 2 blockers, 1 warning, 1 note"),
+    ],
+)
+def test_a_check_ends_with_its_verdict_and_the_totals_and_begins_with_the_worst(
+    findings: list[Finding], verdict: str
+) -> None:
+    lines = list(PLAIN.check(check(findings)))
+    assert lines[-1] == verdict
+    marks = [line.split()[0] for line in lines[:-1] if "hint:" not in line]
+    assert marks == sorted(marks, key=["blocker", "warning", "info"].index)
+    assert len(marks) == len(findings)
+
+
+def test_a_plan_shows_the_largest_owners() -> None:
+    plan = replace(
+        PLAN, keep=tuple(KeepRange(n * 16, n * 16 + n, CodeKind.MODULE_TEXT, f"m{n}", ".text", 0) for n in range(1, 15))
+    )
+    lines = list(PLAIN.plan(plan))
+    start = lines.index("Owners, 14 in all")
+    shown = [line.split()[:2] for line in lines[start + 1 : start + 11]]
+    assert shown == [[f"m{n}", str(n)] for n in range(14, 4, -1)]
+    assert lines[start + 11].split() == ["and", "4", "more", "10", "pages", "(--json", "has", "every", "range)"]
+
+
 @pytest.mark.parametrize("state", State)
 def test_a_simulation_is_always_marked_first(state: State) -> None:
     record, status = make_record(state), make_status(state)
-    assert next(iter(PLAIN.record(record))) == SIMULATED
+    assert next(iter(PLAIN.record(record, PLAN))) == SIMULATED
     assert next(iter(PLAIN.status(status))) == SIMULATED
-    assert SIMULATED not in [*PLAIN.record(replace(record, simulated=False)), *PLAIN.status(make_status(state, False))]
+    assert SIMULATED not in [
+        *PLAIN.record(replace(record, simulated=False), PLAN),
+        *PLAIN.status(make_status(state, False)),
+    ]
 
 
 def test_a_plan_shows_kernel_pages_kinds_and_findings() -> None:
@@ -95,7 +180,7 @@ def test_a_finding_without_a_hint_has_no_hint_line() -> None:
 
 
 def test_a_record_shows_state_evidence_pins_and_freezes() -> None:
-    lines = list(PLAIN.record(make_record()))
+    lines = list(PLAIN.record(make_record(), PLAN))
     text = "\n".join(lines)
     assert lines[1] == "SEALED (simulated)  6.12.0-test, 2026-01-02T03:04:05+00:00"
     assert LEVELS["exec"] in text
@@ -108,42 +193,23 @@ def test_a_record_shows_state_evidence_pins_and_freezes() -> None:
 
 def test_a_degraded_record_shows_what_is_bad_and_claims_no_protection() -> None:
     evidence = make_evidence(CANARY_AFTER=Outcome.RAN)
-    record = make_record(State.DEGRADED, evidence=evidence, reasons=("it ran",), pinned=False, frozen=())
-    text = "\n".join(PLAIN.record(record))
+    record = make_record(
+        State.DEGRADED, evidence=evidence, reasons=(Reason("note", "it ran"),), pinned=False, frozen=()
+    )
+    text = "\n".join(PLAIN.record(record, PLAN))
     assert "DEGRADED" in text
-    assert "  it ran" in text
-    assert "CR pins        NONE" in text
-    assert "frozen         nothing" in text
+    assert "\n  - it ran\n" in text
+    assert "CR pins      NONE" in text
+    assert "frozen       nothing" in text
     assert LEVELS["exec"] not in text
     bad = [line.split() for line in text.splitlines() if line.startswith("  BAD")]
-    assert bad == [["BAD", "canary", "after", "the", "lock", "ran", "page", "frame", "0x2a"]]
+    assert bad == [["BAD", "canary", "after", "the", "lock", "ran", "pfn:0x2a"]]
 
 
 def test_a_status_shows_state_reasons_and_the_record_only_if_it_is_of_that_state() -> None:
     lines = list(PLAIN.status(make_status()))
-    assert lines[1:3] == ["SEALED (simulated)  (host simulator, mode enforce)", "  why not"]
+    assert lines[1:4] == ["SEALED (simulated)  (host simulator, mode enforce)", "  - why not", "    hint: do this"]
     assert "2026-01-02" in "\n".join(lines)
+    assert lines[-1].split() == ["asked", make_status().time]
     assert "2026-01-02" not in "\n".join(PLAIN.status(make_status(State.DEGRADED)))
     assert "since" not in "\n".join(PLAIN.status(replace(make_status(), record=None)))
-
-
-def test_explain_shows_the_reason_and_the_address_of_that_very_page() -> None:
-    text = "\n".join(PLAIN.explain(9, PLAN.kept(9), "because", "schedule+0x10"))
-    assert "page frame 0x9 (physical 0x9000): kernel-execute KEPT" in text
-    assert "kernel-text: because" in text
-    assert "owner8 .text" in text
-    assert f"{TEXT_VA + 9 * 4096:#x} schedule+0x10" in text
-    assert "[0x8, 0xc), 4 pages" in text
-    denied = "\n".join(PLAIN.explain(60, None, "", ""))
-    assert "kernel-execute DENIED, user-execute stays" in denied
-
-
-def test_drift_shows_new_and_stale_ranges() -> None:
-    lines = list(PLAIN.drift(Drift(new=PLAN.keep[:1], stale=PLAN.keep[1:2])))
-    assert lines[0].split()[:3] == ["new,", "will", "fault"]
-    assert f"[0x2, 0x3) at {TEXT_VA + 0x2000:#x} trampoline owner2" in lines[0]
-    assert "no code now  [0x8, 0xc)" in lines[1]
-    assert len(lines) == 2
-    assert "no executable page" in list(PLAIN.drift(Drift((), PLAN.keep[:1])))[-1]
-    strange = finding("unexplained-more", count=3)
-    assert list(PLAIN.drift(Drift((), (), (strange,)))) == [f"     unexplained  {strange.text}"]

@@ -12,9 +12,9 @@ from typing import NoReturn
 
 import pytest
 
-from mbecguard.errors import UserError
 from mbecguard.guest import tree as tree_module
 from mbecguard.guest.tree import Tree, present
+from mbecguard.values.errors import UserError
 
 CONTENT = b"content \xff\n" * 999
 PACKED = lzma.compress(CONTENT)
@@ -69,7 +69,7 @@ def test_damaged_packing(tmp_path: Path, stored: bytes) -> None:
     (tmp_path / "f.xz").write_bytes(stored)
     with pytest.raises(UserError, match=re.escape("f.xz is damaged")) as caught:
         Tree(tmp_path).data("f")
-    assert "record" in caught.value.hint
+    assert "capture" in caught.value.hint
 
 
 def test_packing_that_would_take_all_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

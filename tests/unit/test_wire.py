@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mbecguard.host import wire
 from mbecguard.host.base import HostErrno, HostMode, HostRefusedError, HostStatus, Permission, Protection
 from mbecguard.host.wire import Limits
-from mbecguard.pages import ADDRESS_SPACE_PAGES, PageRange
+from mbecguard.values.errors import Exit
+from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PageRange
 
 R, W, X, IMM = Permission.READ, Permission.WRITE, Permission.EXEC, Permission.IMMUTABLE
 LIMITS = Limits(max_pfn=0x1000)
@@ -206,11 +207,11 @@ def test_magic_spells_its_name() -> None:
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
-        (0x11C, HostStatus(HostMode.ENFORCE, X | IMM, 0, False, False)),
-        (0x101, HostStatus(HostMode.OFF, R, 0, False, False)),
-        (0x0000_FFFF_FFFF_01EC, HostStatus(HostMode.AUDIT, X | IMM, 0xFFFFFFFF, True, True)),
-        (0x0000_0000_0001_015C, HostStatus(HostMode.ENFORCE, X | IMM, 1, True, False)),
-        (0x0000_8000_0000_019C, HostStatus(HostMode.ENFORCE, X | IMM, 1 << 31, False, True)),
+        (0x11C, HostStatus(HostMode.ENFORCE, X | IMM, 0, False, False, abi=1)),
+        (0x101, HostStatus(HostMode.OFF, R, 0, False, False, abi=1)),
+        (0x0000_FFFF_FFFF_01EC, HostStatus(HostMode.AUDIT, X | IMM, 0xFFFFFFFF, True, True, abi=1)),
+        (0x0000_0000_0001_015C, HostStatus(HostMode.ENFORCE, X | IMM, 1, True, False, abi=1)),
+        (0x0000_8000_0000_019C, HostStatus(HostMode.ENFORCE, X | IMM, 1 << 31, False, True, abi=1)),
         (0, HostStatus(HostMode.UNKNOWN, Permission(0), 0, False, False)),
     ],
 )
@@ -274,3 +275,12 @@ def test_negative_results_are_refusals(errno: HostErrno) -> None:
 @pytest.mark.parametrize("result", [0, 1 << 62])
 def test_other_results_pass(result: int) -> None:
     assert wire.checked(result, "query") == result
+
+
+@pytest.mark.parametrize("errno", HostErrno)
+def test_a_refusal_says_what_it_means_and_what_to_do(errno: HostErrno) -> None:
+    error = HostRefusedError(errno, "query")
+    assert error.message == f"query: host answered {errno.name} ({-int(errno)}): {errno.meaning}"
+    assert (error.hint, error.status) == (errno.advice, Exit.REFUSED)
+    assert errno.meaning
+    assert errno.advice

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the running kernel says, live or recorded."""
+"""What the running kernel says, live or captured."""

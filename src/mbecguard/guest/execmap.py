@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from mbecguard.errors import UserError, die
-from mbecguard.pages import PAGE_SHIFT, PAGE_SIZE, PageRange
-from mbecguard.serial import encode
+from mbecguard.values.codec import encode
+from mbecguard.values.errors import UserError, die
+from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE, PageRange
 
 SCHEMA = "mbecguard.execmap/1"
 TABLE_LIMIT = 1 << 18  #: page-table pages read at most: 1 GiB of tables
@@ -185,10 +185,10 @@ def load(text: str, where: str = "execmap.json") -> tuple[Mapping, ...]:
     except UserError:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        die(f"{where} is not an executable map: {error!r}", "record the guest again")
+        die(f"{where} is not an executable map: {error!r}", "capture the guest again")
     for before, after in pairwise(mappings):
         if before.va + before.bytes > after.va:
-            die(f"{where}: mappings at {before.va:#x} and {after.va:#x} overlap", "record the guest again")
+            die(f"{where}: mappings at {before.va:#x} and {after.va:#x} overlap", "capture the guest again")
     return tuple(mappings)
 
 

@@ -11,17 +11,18 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 
-from mbecguard.errors import UserError, die
+from mbecguard.guest.efi import EFI_WINDOW
 from mbecguard.guest.execmap import Mapping, PageTables
-from mbecguard.guest.procfs import KERNEL_HALF
-from mbecguard.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageRange, PageSet
+from mbecguard.guest.procfs import KERNEL_HALF, Kallsyms
+from mbecguard.values.errors import UserError, die, plainly
+from mbecguard.values.facts import Fact, Known, Unknown, known, told
+from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageRange, PageSet
 
 START_KERNEL_MAP = 0xFFFFFFFF80000000  #: __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
-EFI_WINDOW = range(0xFFFFFFEF00000000, 0xFFFFFFFF00000000)  #: EFI_VA_END..EFI_VA_START, arch/x86/platform/efi/efi_64.c
 MM_STRUCT_HEAD = 512  #: bytes of mm_struct in which `pgd` lies (0x78 on 6.12)
 
 CODE_PAGES = 1 << 20  #: executable pages whose content is read at most: 4 GiB
@@ -32,10 +33,17 @@ _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _PT_LOAD, _PT_NOTE = 1, 4
 _NO_ADDRESS = 2**64 - 1  #: p_paddr of what lies nowhere in particular
 
+MOST_MEMORY = 1 << 46  #: bytes; __PHYSICAL_MASK_SHIFT of 4 levels: what lies higher is no pointer into the direct map
+
+_NO_EFI_MM = "the firmware's own map, /sys/firmware/efi/runtime-map, has to do"
 _NO_CORE = "load the mbecguard shim, which reads the page tables itself"
 _INT3_PAGE = b"\xcc" * PAGE_SIZE
 # its_init_thunk() in arch/x86/kernel/alternative.c writes `jmp *%reg` and int3; the rest of the page is int3.
-_THUNKS = re.compile(rb"(?:\xcc|\x41?\xff[\xe0-\xe7]\xcc)+")
+# Paranoid FineIBT has an invalid instruction and `jne` to it before each: UDB (d6), or ea before that had a name.
+_THUNKS = re.compile(rb"(?:\xcc|[\xd6\xea]\x75\xfd|\x41?\xff[\xe0-\xe7]\xcc)+")
+
+
+UNTOLD = Unknown("memory.json does not tell", "capture the guest again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +51,27 @@ class MemoryFacts:
     """What only kernel memory tells. Ranges are page frames; addresses are bytes."""
 
     page_offset: int | None = None  #: virtual address of physical 0 in the direct map
-    trampoline: PageRange | None = None  #: real-mode blob that runs with paging on: text_start..ro_end
-    hypercall_page: int | None = None  #: Hyper-V's, by virtual address
-    int3_pages: tuple[PageRange, ...] = ()  #: executable pages that hold nothing but int3
-    thunk_pages: tuple[PageRange, ...] = ()  #: executable pages that hold nothing but int3 and `jmp *%reg`
+    trampoline: Fact[PageRange] = UNTOLD  #: real-mode blob that runs with paging on: text_start..ro_end
+    hypercall_page: Fact[int] = UNTOLD  #: Hyper-V's, by virtual address
+    efi_tables: Fact[int] = UNTOLD  #: executable pages that only efi_mm maps
+    int3_pages: Fact[tuple[PageRange, ...]] = UNTOLD  #: executable pages that hold nothing but int3
+    thunk_pages: Fact[tuple[PageRange, ...]] = UNTOLD  #: those that hold nothing but int3 and `jmp *%reg`
 
     def __post_init__(self) -> None:
-        for address in (self.page_offset, self.hypercall_page):
+        for address in (self.page_offset, known(self.hypercall_page, None)):
             if address is not None and not KERNEL_HALF <= address < 1 << 64:
                 raise ValueError(f"{address:#x} is no kernel address")
-        for frames in (self.trampoline, *self.int3_pages, *self.thunk_pages):
+        for frames in (known(self.trampoline, None), *known(self.int3_pages, ()), *known(self.thunk_pages, ())):
             if frames is not None and frames.end > ADDRESS_SPACE_PAGES:
                 raise ValueError(f"page frame {frames.end - 1:#x} lies beyond any memory")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelMemory:
+    """One look at the guest's page tables and memory."""
+
+    mappings: tuple[Mapping, ...]
+    facts: MemoryFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +101,7 @@ class Kcore:
             self._segments, self.vmcoreinfo = _layout(self._file.fileno())
         except (UserError, OSError) as error:
             self._file.close()
-            die(f"{path} is not a kernel core: {error}", _NO_CORE)
+            die(f"{path} is not a kernel core: {plainly(error)}", _NO_CORE)
 
     def __enter__(self) -> Kcore:
         return self
@@ -168,17 +185,48 @@ def _vmcoreinfo(notes: bytes) -> str:
     return ""
 
 
-def executable_mappings(kcore: Kcore, efi_mm: int | None) -> tuple[Mapping, ...]:
-    """Executable extents of init_mm, and of efi_mm (given the address of that symbol) what only it maps."""
+def by_kcore(kcore: Kcore, symbols: Kallsyms) -> KernelMemory:
+    """Everything that kernel memory tells."""
+    return with_facts(kcore, symbols, executable_mappings(kcore))
+
+
+def with_facts(kcore: Kcore, symbols: Kallsyms, mappings: Sequence[Mapping]) -> KernelMemory:
+    """The executable extents of init_mm as given, those of efi_mm, and the facts about both."""
+    efi = efi_mappings(kcore, symbols.address("efi_mm"))
+    everything = tuple(sorted((*mappings, *known(efi, ())), key=lambda m: m.va))
+    facts = memory_facts(
+        kcore,
+        everything,
+        real_mode_header=symbols.address("real_mode_header"),
+        hypercall_pointer=symbols.address("hv_hypercall_pg"),
+    )
+    pages = Known(sum(len(m.virtual) for m in efi.value)) if isinstance(efi, Known) else efi
+    return KernelMemory(everything, replace(facts, efi_tables=pages))
+
+
+def executable_mappings(kcore: Kcore) -> tuple[Mapping, ...]:
+    """Executable extents of init_mm."""
+    return _walk(kcore, *_init_tables(kcore), kernel_half_only=True)
+
+
+def efi_mappings(kcore: Kcore, efi_mm: int | None) -> Fact[tuple[Mapping, ...]]:
+    """What only efi_mm maps executable, given the address of that symbol; absent where no firmware is called."""
+    return told(lambda: _efi_mappings(kcore, efi_mm) if efi_mm else None)
+
+
+def _efi_mappings(kcore: Kcore, efi_mm: int) -> tuple[Mapping, ...] | None:
+    root, levels = _init_tables(kcore)
+    efi_root = _pgd_of(kcore, efi_mm, root, levels)
+    if efi_root is None:
+        return None
+    everything = _walk(kcore, efi_root, levels, kernel_half_only=False)
+    return tuple(m for m in everything if m.va < KERNEL_HALF or m.va in EFI_WINDOW)
+
+
+def _init_tables(kcore: Kcore) -> tuple[int, int]:
+    """Physical address of init_mm's top table, and the number of levels."""
     levels = 5 if kcore.number("pgtable_l5_enabled", 0) else 4
-    root = kcore.number("swapper_pg_dir") - START_KERNEL_MAP + kcore.number("phys_base")
-    found = _walk(kcore, root, levels, kernel_half_only=True)
-    efi_root = _pgd_of(kcore, efi_mm, root, levels) if efi_mm else None
-    if efi_root:
-        everything = _walk(kcore, efi_root, levels, kernel_half_only=False)
-        own = (m for m in everything if m.va < 1 << 63 or m.va in EFI_WINDOW)
-        found = tuple(sorted((*found, *own), key=lambda m: m.va))
-    return found
+    return kcore.number("swapper_pg_dir") - START_KERNEL_MAP + kcore.number("phys_base"), levels
 
 
 def _walk(kcore: Kcore, root: int, levels: int, *, kernel_half_only: bool) -> tuple[Mapping, ...]:
@@ -189,16 +237,21 @@ def _walk(kcore: Kcore, root: int, levels: int, *, kernel_half_only: bool) -> tu
 def _pgd_of(kcore: Kcore, mm: int, init_root: int, levels: int) -> int | None:
     """Physical address of an mm_struct's top table, told by content: it shares init's entry for the direct map.
 
-    The offset of `pgd` differs between kernels, and BTF costs more to parse than all the rest.
+    None if it has no table at all. The offset of `pgd` differs between kernels, and BTF costs more to parse than all
+    the rest.
     """
     page_offset, head = kcore.page_offset, kcore.virtual(mm, MM_STRUCT_HEAD)
     slot = 8 * (page_offset >> (PAGE_SHIFT + 9 * (levels - 1)) & 511)
     shared = kcore.physical(init_root + slot, 8)
     if head is None or not shared or shared == bytes(8):
-        return None
+        die("efi_mm cannot be read from /proc/kcore", _NO_EFI_MM)
     words: tuple[int, ...] = struct.unpack(f"<{MM_STRUCT_HEAD // 8}Q", head)
-    tables = (pa for pa in (word - page_offset for word in words) if pa > 0 and not pa % PAGE_SIZE and pa != init_root)
-    return next((pa for pa in tables if kcore.physical(pa + slot, 8) == shared), None)
+    places = (word - page_offset for word in words)
+    tables = [pa for pa in places if 0 < pa < MOST_MEMORY and not pa % PAGE_SIZE and pa != init_root]
+    root = next((pa for pa in tables if kcore.physical(pa + slot, 8) == shared), None)
+    if tables and root is None:
+        die("no page table of efi_mm is like the kernel's own", _NO_EFI_MM)
+    return root
 
 
 def memory_facts(
@@ -214,19 +267,31 @@ def memory_facts(
             int3.append(PageRange(frame, frame + 1))
         elif _THUNKS.fullmatch(content):
             thunks.append(PageRange(frame, frame + 1))
-    page = kcore.word(hypercall_pointer) or 0
     return MemoryFacts(
         page_offset=kcore.page_offset,
-        trampoline=_trampoline(kcore, real_mode_header),
-        hypercall_page=page if page >= KERNEL_HALF else None,
-        int3_pages=tuple(PageSet(int3)),
-        thunk_pages=tuple(PageSet(thunks)),
+        trampoline=told(lambda: _trampoline(kcore, real_mode_header)),
+        hypercall_page=told(lambda: _hypercall_page(kcore, hypercall_pointer)),
+        int3_pages=Known(tuple(PageSet(int3))),
+        thunk_pages=Known(tuple(PageSet(thunks))),
     )
 
 
 def _trampoline(kcore: Kcore, real_mode_header: int | None) -> PageRange | None:
     # struct real_mode_header starts with u32 text_start, ro_end (arch/x86/include/asm/realmode.h).
+    if real_mode_header is None:
+        return None
     header = kcore.word(real_mode_header)
     data = kcore.virtual(header, 8) if header else None
     start, end = struct.unpack("<2I", data) if data else (0, 0)
-    return PageRange.covering(start, end - start) if 0 < start < end else None
+    if not 0 < start < end:
+        die("the real-mode header cannot be read from /proc/kcore", _NO_CORE)
+    return PageRange.covering(start, end - start)
+
+
+def _hypercall_page(kcore: Kcore, pointer: int | None) -> int | None:
+    if pointer is None:
+        return None
+    page = kcore.word(pointer)
+    if page is None or 0 < page < KERNEL_HALF:
+        die("hv_hypercall_pg cannot be read from /proc/kcore", _NO_CORE)
+    return page or None

@@ -8,8 +8,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
-from mbecguard.errors import die
-from mbecguard.pages import ADDRESS_SPACE_PAGES, PageRange
+from mbecguard.values.errors import die
+from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PageRange
 
 NAMED_DISTANCE = 1 << 30  #: bytes behind a symbol in which it still says something about an address
 KERNEL_HALF = 1 << 63  #: lowest address that can only be a kernel address, 4 or 5 levels of page tables
@@ -35,20 +35,30 @@ class IomemRegion:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModule:
-    """One line of /proc/modules; `bytes` is the size of all its memory."""
+    """One line of /proc/modules; `bytes` is the size of all its memory, `text_va` where its text begins (0: hidden).
+
+    `unload`: the kernel can unload modules; without CONFIG_MODULE_UNLOAD it has no use counts, and shows "-".
+    """
 
     name: str
     bytes: int
     state: str
+    text_va: int = 0
+    unload: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class VmallocArea:
-    """One line of /proc/vmallocinfo: virtual bytes `[start, end)` with the guard page, and the caller's symbol."""
+    """One line of /proc/vmallocinfo: where it starts, its bytes with the guard page, and who asked for it.
 
-    start: int
-    end: int
+    At kernel.kptr_restrict=0 the kernel hashes addresses: `start` is None then. `caller` is the function's name in the
+    source, without what compilers put behind it; `module` is its module, empty for the kernel proper.
+    """
+
+    start: int | None
+    bytes: int
     caller: str
+    module: str = ""
 
 
 class Kallsyms:
@@ -74,11 +84,17 @@ class Kallsyms:
         position = self._data.find(b" " + name.encode(errors="replace") + b"\n")
         return None if position < 0 else self._line(position).va
 
-    def find(self, name: str) -> int | None:
-        """Address of a symbol, of the kernel proper if it has one of that name, else of the first module that does."""
-        position = self._data.find(b" " + name.encode(errors="replace") + b"\t[")
-        own = self.address(name)
-        return own if own is not None or position < 0 else self._line(position).va
+    def named(self, name: str) -> tuple[Symbol, ...]:
+        """All symbols of a name, in file order: several static functions may share one. Code, if any of them is."""
+        needle = b" " + name.encode(errors="replace")
+        found = []
+        position = self._data.find(needle)
+        while position >= 0:
+            if self._data[position + len(needle) : position + len(needle) + 1] in (b"\n", b"\t", b""):
+                found.append((self._data[position - 1 : position] in b"tTwW", self._line(position)))
+            position = self._data.find(needle, position + 1)
+        code = tuple(symbol for is_code, symbol in found if is_code)
+        return code or tuple(symbol for _, symbol in found)
 
     def tagged(self, tag: str) -> tuple[Symbol, ...]:
         """All symbols that carry `[tag]`, in file order."""
@@ -89,6 +105,19 @@ class Kallsyms:
             found.append(self._line(position))
             position = self._data.find(needle, position + 1)
         return tuple(found)
+
+    def require_whole(self) -> None:
+        """Die if the file ends before its time: what is missing could not be told from what is not there."""
+        if self.address("_etext") is None or not self._data.endswith(b"\n"):
+            die("/proc/kallsyms is cut short", _DAMAGED)
+
+    def tags(self) -> frozenset[str]:
+        """All tags: names of modules, and what the kernel calls the code that it makes."""
+        return frozenset(tag.decode(errors="replace") for tag in set(re.findall(rb"\t\[([^\]\n]+)\]", self._data)))
+
+    def matching(self, pattern: bytes) -> bool:
+        """Whether a symbol of the kernel proper has a name that matches, with whatever a compiler put behind it."""
+        return re.search(rb" (?:%s)(?:\.[\w.]+)?\n" % pattern, self._data) is not None
 
     def nearest(self, va: int) -> str:
         """`symbol+0xoffset` of the last symbol at or below `va`, or "no symbol" if none is near."""
@@ -120,7 +149,7 @@ def _symbol(line: bytes) -> Symbol | None:
     return Symbol(int(va, 16), name.decode(errors="replace"), tag.decode(errors="replace"))
 
 
-_DAMAGED = "if this is a recording it is damaged: record the guest again"
+_DAMAGED = "if this is a capture it is damaged: capture the guest again"
 
 
 def parse_iomem(text: str) -> tuple[IomemRegion, ...]:
@@ -137,19 +166,40 @@ def parse_modules(text: str) -> tuple[LoadedModule, ...]:
     modules = []
     for line in text.splitlines():
         match = _MODULE.match(line) or die(f"/proc/modules has a malformed line: {line[:60]!r}", _DAMAGED)
-        modules.append(LoadedModule(match["name"], int(match["bytes"]), match["state"]))
+        va, unload = int(match["va"], 16), match["uses"] != "-"
+        modules.append(LoadedModule(match["name"], int(match["bytes"]), match["state"], va, unload))
     return tuple(modules)
 
 
 # The name becomes part of a path: no slash, and not "..".
-_MODULE = re.compile(r"(?P<name>\w[\w.+-]*) (?P<bytes>\d{1,12}) \S+ \S+ (?P<state>\S+) 0x[0-9a-f]+", re.ASCII)
+_MODULE = re.compile(
+    r"(?P<name>\w[\w.+-]*) (?P<bytes>\d{1,12}) (?P<uses>\S+) \S+ (?P<state>\S+) 0x(?P<va>[0-9a-f]{1,16})", re.ASCII
+)
 
 
 def parse_vmallocinfo(text: str) -> tuple[VmallocArea, ...]:
-    """Areas with real addresses. At kptr_restrict=0 the kernel hashes them to 32 bits: those lines are dropped."""
-    lines = re.findall(r"^0x([0-9a-f]{16})-0x([0-9a-f]{16}) +\d+ ([\w.]+)\+0x", text, re.MULTILINE)
-    areas = (VmallocArea(int(a, 16), int(b, 16), caller) for a, b, caller in lines)
-    return tuple(area for area in areas if KERNEL_HALF <= area.start < area.end)
+    """All areas that name who asked for them."""
+    areas = (_area(*line) for line in _AREA.findall(text))
+    return tuple(area for area in areas if area.bytes)
+
+
+_AREA = re.compile(
+    r"^0x([0-9a-f]{16})-0x([0-9a-f]{16}) +(\d{1,18}) ([\w.]+)\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?(?: \[([\w-]+)\])?",
+    re.MULTILINE,
+)
+#: What GCC and Clang put behind the name of a function that they copied or split.
+_SUFFIXES = re.compile(r"(?<=\w)(?:\.(?:llvm|isra|constprop|part|cold|lto_priv|__uniq)(?:\.?\d+)?)+$")
+
+
+def _area(start: str, end: str, size: str, caller: str, module: str) -> VmallocArea:
+    first, last = int(start, 16), int(end, 16)
+    real = first >= KERNEL_HALF and last - first == int(size)  # a hash is shorter than an address
+    return VmallocArea(first if real else None, int(size), source_name(caller), module)
+
+
+def source_name(function: str) -> str:
+    """A function's name as its source has it: `alloc_new_pack.llvm.4242` is `alloc_new_pack`."""
+    return _SUFFIXES.sub("", function)
 
 
 def parse_max_pfn(cpuinfo: str) -> int:

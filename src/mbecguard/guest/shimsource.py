@@ -4,26 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from mbecguard.errors import UserError, die
+from mbecguard.device import DEVICE, MapFlag, ShimDevice, ShimMapping, open_device
 from mbecguard.guest.execmap import LEAF_LIMIT, Mapping, append
-from mbecguard.guest.kcore import EFI_WINDOW, Kcore, MemoryFacts, executable_mappings, memory_facts
-from mbecguard.guest.procfs import KERNEL_HALF, Kallsyms
-from mbecguard.guest.source import KernelMemory
-from mbecguard.host.ioctl import DEVICE, MapFlag, ShimDevice, ShimMapping, open_device
-from mbecguard.pages import PageRange, PageSet
+from mbecguard.guest.kcore import Kcore, KernelMemory, MemoryFacts, with_facts
+from mbecguard.guest.procfs import Kallsyms
+from mbecguard.values.errors import UserError, die
+from mbecguard.values.facts import Known, Unknown, known
+from mbecguard.values.pages import PageRange, PageSet
 
 
 @dataclass(frozen=True, slots=True)
 class ShimSource:
-    """init_mm by the shim; efi_mm, the trampoline and the hypercall page by /proc/kcore if that can be read.
-
-    Without them the planner falls back to supersets, or does not explain a page: never to less than is needed.
-    """
+    """init_mm by the shim; efi_mm, the trampoline and the hypercall page by /proc/kcore if that can be read."""
 
     device: Path = DEVICE
     kcore: Path = Path("/proc/kcore")
@@ -39,29 +35,22 @@ class ShimSource:
         rest = self._rest(symbols)
         int3 = [_frames(m) for m in found if MapFlag.INT3 in m.flags]
         thunks = [_frames(m) for m in found if MapFlag.THUNKS in m.flags and MapFlag.INT3 not in m.flags]
-        facts = MemoryFacts(
+        facts = replace(
+            rest.facts,
             page_offset=page_offset,
-            trampoline=rest.facts.trampoline,
-            hypercall_page=rest.facts.hypercall_page,
-            int3_pages=tuple(PageSet((*int3, *rest.facts.int3_pages))),
-            thunk_pages=tuple(PageSet((*thunks, *rest.facts.thunk_pages))),
+            int3_pages=Known(tuple(PageSet((*int3, *known(rest.facts.int3_pages, ()))))),
+            thunk_pages=Known(tuple(PageSet((*thunks, *known(rest.facts.thunk_pages, ()))))),
         )
         return KernelMemory(tuple(sorted((*_joined(found), *rest.mappings), key=lambda m: m.va)), facts)
 
     def _rest(self, symbols: Kallsyms) -> KernelMemory:
-        """What only efi_mm maps, and what variables of the kernel tell; nothing if it cannot be read."""
-        with suppress(UserError), Kcore(self.kcore) as kcore:
-            efi_mm = symbols.address("efi_mm")
-            everything = executable_mappings(kcore, efi_mm) if efi_mm else ()
-            mappings = tuple(m for m in everything if m.va < KERNEL_HALF or m.va in EFI_WINDOW)
-            facts = memory_facts(
-                kcore,
-                mappings,
-                real_mode_header=symbols.address("real_mode_header"),
-                hypercall_pointer=symbols.address("hv_hypercall_pg"),
-            )
-            return KernelMemory(mappings, facts)
-        return KernelMemory((), MemoryFacts())
+        """What only efi_mm maps, and what variables of the kernel tell; or why nobody can tell."""
+        try:
+            with Kcore(self.kcore) as kcore:
+                return with_facts(kcore, symbols, ())
+        except UserError as error:
+            why = Unknown(error.message, error.hint)
+            return KernelMemory((), MemoryFacts(trampoline=why, hypercall_page=why, efi_tables=why))
 
 
 def _frames(m: ShimMapping) -> PageRange:

@@ -1,33 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The interface of a guest: where its facts come from, the same for a running and a recorded one."""
+"""The interface of a guest: where its facts come from, the same for a running and a captured one."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from mbecguard.errors import die
-from mbecguard.guest.execmap import Mapping
-from mbecguard.guest.kcore import MemoryFacts
+from mbecguard.guest.kcore import KernelMemory
 from mbecguard.guest.procfs import Kallsyms
 from mbecguard.guest.tree import Tree, present
+from mbecguard.image.sections import notes_build_id
+from mbecguard.values.errors import die
+
+
+def module_build_id(tree: Tree, name: str) -> str:
+    """The build-id of a loaded module, as the kernel tells it; "" if it does not. The note's file may have any name."""
+    folder = f"sys/module/{name}/notes"
+    notes = (notes_build_id(tree.data(f"{folder}/{note}") or b"") for note in tree.names(folder))
+    return next(filter(None, notes), "")
+
 
 # It becomes part of a path: no slash, and not "..". include/uapi/linux/utsname.h: 64 bytes.
 _RELEASE = re.compile(r"\w[\w.+~:@-]{0,63}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class KernelMemory:
-    """One look at the guest's page tables and memory."""
-
-    mappings: tuple[Mapping, ...]
-    facts: MemoryFacts
-
-
 class MemorySource(Protocol):
-    """Where the page tables are read: /proc/kcore, a recorded file, or the shim."""
+    """Where the page tables are read: /proc/kcore, a captured file, or the shim."""
 
     def read(self, symbols: Kallsyms) -> KernelMemory:
         """Executable mappings and memory facts as they are now."""
@@ -36,12 +37,12 @@ class MemorySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A guest: its files, its memory, and where the images of its kernel and modules are."""
+    """A guest: its files, its memory, and where the images of its kernel and modules may be, likely places first."""
 
     tree: Tree
     memory: MemorySource
-    kernel_image: Path | None
-    modules_dir: Path | None
+    kernel_images: tuple[Path, ...]
+    modules_dirs: tuple[Path, ...]
     live: bool
 
     @property
@@ -52,7 +53,7 @@ class Guest:
         if not words:
             die("the kernel's release is unknown", "proc/version or proc/sys/kernel/osrelease is needed")
         if not _RELEASE.fullmatch(words[0]):
-            die(f"{words[0][:80]!r} is no kernel release", "the recording is damaged: record the guest again")
+            die(f"{words[0][:80]!r} is no kernel release", "the capture is damaged: capture the guest again")
         return words[0]
 
     @property
@@ -60,20 +61,16 @@ class Guest:
         """What tells one boot from the next; empty if that was not recorded."""
         return (self.tree.text("proc/sys/kernel/random/boot_id") or "").strip()
 
-    def with_images(self, kernel_image: Path | None, modules_dir: Path | None) -> Guest:
-        """The same guest with image files given by the user; they must exist."""
+    def with_images(self, kernel_image: Path | None, modules_dirs: Sequence[Path] = ()) -> Guest:
+        """The same guest with what the user gave: that image alone, those folders first. They must exist."""
         if kernel_image and not present(kernel_image.is_file):
-            die(
-                f"no kernel image at {kernel_image}",
-                "give the vmlinuz, vmlinux or unified kernel image that runs",
-            )
-        if modules_dir and not present(modules_dir.is_dir):
-            die(
-                f"no modules folder at {modules_dir}",
-                "give the folder of one release, as /lib/modules/RELEASE",
-            )
+            die(f"no kernel image at {kernel_image}", "give the vmlinuz, vmlinux or unified kernel image that runs")
+        for folder in modules_dirs:
+            if not present(folder.is_dir):
+                die(f"no modules folder at {folder}", "give the folder of one release, as /lib/modules/RELEASE")
+        others = (folder for folder in self.modules_dirs if folder not in modules_dirs)
         return replace(
             self,
-            kernel_image=kernel_image or self.kernel_image,
-            modules_dir=modules_dir or self.modules_dir,
+            kernel_images=(kernel_image,) if kernel_image else self.kernel_images,
+            modules_dirs=(*modules_dirs, *others),
         )

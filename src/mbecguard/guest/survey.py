@@ -6,13 +6,15 @@ Facts only. What they mean is the planner's business; only what makes a survey i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mbecguard.errors import UserError, die
-from mbecguard.guest.efi import runtime_code
+from mbecguard.guest.efi import Efi, firmware
 from mbecguard.guest.execmap import Mapping
+from mbecguard.guest.images import Images
 from mbecguard.guest.kcore import MemoryFacts
+from mbecguard.guest.processors import NOT_LOOKED, Processors, processors
 from mbecguard.guest.procfs import (
     IomemRegion,
     Kallsyms,
@@ -26,17 +28,20 @@ from mbecguard.guest.procfs import (
     parse_number,
     parse_vmallocinfo,
 )
-from mbecguard.guest.source import Guest
+from mbecguard.guest.source import Guest, module_build_id
 from mbecguard.guest.tree import Tree
-from mbecguard.image.cache import SectionCache
+from mbecguard.image.cache import Note, SectionCache, unnoted
 from mbecguard.image.kernel import KernelImage
-from mbecguard.image.module import ModuleImage, module_index, text_layout
+from mbecguard.image.module import ModuleImage, core_text, init_sections
 from mbecguard.image.sections import notes_build_id
-from mbecguard.pages import PageRange
+from mbecguard.values.errors import die
+from mbecguard.values.facts import Fact, Known, Unknown, known, told
+from mbecguard.values.pages import PageRange
 
 SCHEMA = "mbecguard.survey/1"
 #: kallsyms tags of code that the kernel makes at run time.
 GENERATED_TAGS = ("bpf", "__builtin__ftrace", "__builtin__kprobes")
+_NOT_MODULES = frozenset(GENERATED_TAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,15 @@ class KernelFacts:
     max_pfn: int
     image: KernelImage | None
     image_problem: str = ""
+    image_hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleFacts:
-    """One loaded module; `sections` gives core text section -> virtual address in bytes, as /sys/module has them."""
+    """One loaded module; `sections` gives core text section -> virtual address in bytes, as /sys/module has them.
+
+    `init` has the same of what ran once: stale addresses, of memory that was freed and may be somebody else's.
+    """
 
     name: str
     state: str
@@ -63,6 +72,16 @@ class ModuleFacts:
     sections: dict[str, int]
     image: ModuleImage | None
     image_problem: str = ""
+    image_hint: str = ""
+    init: dict[str, int] = field(default_factory=dict)
+    text_va: int = 0  #: where its text begins, as /proc/modules has it; 0: hidden
+    unload: bool = True  #: the kernel can unload modules, so that .exit* is core text
+
+    def init_pages(self) -> Iterator[tuple[str, PageRange]]:
+        """Name and virtual page numbers of each section that ran once."""
+        for section in self.image.sections if self.image else ():
+            if section.bytes and section.name in self.init:
+                yield section.name, PageRange.covering(self.init[section.name], section.bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,48 +92,56 @@ class Survey:
     modules: tuple[ModuleFacts, ...]
     mappings: tuple[Mapping, ...]
     memory: MemoryFacts
-    symbols: tuple[Symbol, ...]  #: run-time generated code that kallsyms names
-    areas: tuple[VmallocArea, ...]  #: vmalloc areas, as far as /proc/vmallocinfo is not hashed
-    efi_runtime: tuple[PageRange, ...]
+    symbols: tuple[Symbol, ...]  #: run-time generated code that kallsyms names; never complete, see plan/rules.py
+    tags: tuple[str, ...]  #: modules that kallsyms names
+    areas: Fact[tuple[VmallocArea, ...]]
+    efi: Efi
     crash_kernel: tuple[PageRange, ...]
-    kexec_loaded: bool
+    kexec_images: Fact[int]  #: loaded ones, for kexec and for a crash
+    processors: Fact[Processors] = NOT_LOOKED
     schema: str = SCHEMA
 
 
-def survey(guest: Guest, cache_dir: Path | None) -> tuple[Survey, Kallsyms]:
-    """Look at `guest` once. The symbols come along to name addresses in findings; they are no part of the facts."""
+def survey(guest: Guest, cache_dir: Path | None, note: Note = unnoted) -> tuple[Survey, Kallsyms]:
+    """Look at `guest` once. The symbols come along to name addresses in findings; they are no part of the facts.
+
+    `note` is told what is read, where that takes time.
+    """
+    note("symbols")
     symbols = Kallsyms(guest.tree.data("proc/kallsyms") or b"")
+    symbols.require_whole()
     iomem = parse_iomem(
-        guest.tree.text("proc/iomem") or die("no /proc/iomem", "a recorded guest needs the file proc/iomem")
+        guest.tree.text("proc/iomem") or die("no /proc/iomem", "a captured guest needs the file proc/iomem")
     )
     build_id = notes_build_id(guest.tree.data("sys/kernel/notes") or b"")
-    cache = SectionCache(cache_dir, build_id)
+    cache = SectionCache(cache_dir, build_id, note)
+    note("page tables")
     memory = guest.memory.read(symbols)
+    tree = guest.tree
+    loaded = parse_modules(tree.text("proc/modules") or "")
+    images = Images(guest, cache, {module.name for module in loaded})
     result = Survey(
-        kernel=_kernel(guest, symbols, iomem, build_id, cache),
-        modules=_modules(guest, cache),
+        kernel=_kernel(guest, symbols, iomem, build_id, images),
+        modules=tuple(sorted((_module(tree, module, images) for module in loaded), key=lambda m: m.name)),
         mappings=memory.mappings,
         memory=memory.facts,
         symbols=tuple(symbol for tag in GENERATED_TAGS for symbol in symbols.tagged(tag)),
-        areas=parse_vmallocinfo(guest.tree.text("proc/vmallocinfo") or ""),
-        efi_runtime=runtime_code(guest.tree),
+        tags=tuple(sorted(symbols.tags() - _NOT_MODULES)),
+        areas=_areas(tree),
+        efi=firmware(tree, memory.mappings),
         crash_kernel=tuple(page_frames(r) for r in iomem if r.name == "Crash kernel"),
-        kexec_loaded=any(_flag(guest.tree, f"sys/kernel/{name}") for name in ("kexec_loaded", "kexec_crash_loaded")),
+        kexec_images=_kexec_images(tree),
+        processors=processors(tree),
     )
     cache.save()
     return result, symbols
 
 
 def _kernel(
-    guest: Guest, symbols: Kallsyms, iomem: tuple[IomemRegion, ...], build_id: str, cache: SectionCache
+    guest: Guest, symbols: Kallsyms, iomem: tuple[IomemRegion, ...], build_id: str, images: Images
 ) -> KernelFacts:
     code = next(((r.start, r.end) for r in iomem if r.name == "Kernel code"), None)
-    image, problem = None, "no kernel image was found; give one with --kernel-image FILE"
-    if guest.kernel_image:
-        try:
-            image, problem = cache.kernel(_contents(guest.kernel_image), guest.kernel_image.name), ""
-        except UserError as error:
-            problem = f"{error.message}; {error.hint}" if error.hint else error.message
+    found = images.kernel(build_id)
     text = symbols.address("_text") or 0
     return KernelFacts(
         release=guest.release,
@@ -123,44 +150,49 @@ def _kernel(
         text_end_va=symbols.address("_etext") or text,
         code_iomem=code,
         max_pfn=parse_max_pfn(guest.tree.text("proc/cpuinfo") or ""),
-        image=image,
-        image_problem=problem,
+        image=found.image,
+        image_problem=found.problem,
+        image_hint=found.hint,
     )
 
 
-def _modules(guest: Guest, cache: SectionCache) -> tuple[ModuleFacts, ...]:
-    loaded = parse_modules(guest.tree.text("proc/modules") or "")
-    index = module_index(guest.modules_dir) if loaded and guest.modules_dir else {}
-    facts = (_module(guest.tree, module, index.get(module.name), cache) for module in loaded)
-    return tuple(sorted(facts, key=lambda m: m.name))
-
-
-def _module(tree: Tree, module: LoadedModule, file: Path | None, cache: SectionCache) -> ModuleFacts:
-    folder = f"sys/module/{module.name}"
-    image, problem = None, f"no file of module {module.name} was found"
-    if file:
-        try:
-            image, problem = cache.module(_contents(file), file.name), ""
-        except UserError as error:
-            problem = error.message
-    # Only these of some thirty files: what else is loaded, and the stale .init.*, nobody needs.
-    addresses = ((name, tree.text(f"{folder}/sections/{name}")) for name in (text_layout(image) if image else ()))
+def _module(tree: Tree, module: LoadedModule, images: Images) -> ModuleFacts:
+    folder, build_id = f"sys/module/{module.name}", module_build_id(tree, module.name)
+    found = images.module(module.name, build_id)
+    image = found.image
+    # Only these of some thirty files; what else is loaded nobody needs.
+    core = [section.name for section, _ in core_text(image, unload=module.unload)] if image else []
+    init = init_sections(image, unload=module.unload) if image else ()
     return ModuleFacts(
         name=module.name,
         state=module.state,
-        build_id=notes_build_id(tree.data(f"{folder}/notes/.note.gnu.build-id") or b""),
-        sections={name: parse_number(text, f"/{folder}/sections/{name}") for name, text in addresses if text},
+        build_id=build_id,
+        sections=_addresses(tree, folder, core),
         image=image,
-        image_problem=problem,
+        image_problem=found.problem,
+        image_hint=found.hint,
+        init=_addresses(tree, folder, init),
+        text_va=module.text_va,
+        unload=module.unload,
     )
 
 
-def _contents(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        die(f"{file} cannot be read: {error.strerror}", "run as root, or give a copy that may be read")
+def _addresses(tree: Tree, folder: str, names: Iterable[str]) -> dict[str, int]:
+    texts = ((name, tree.text(f"{folder}/sections/{name}")) for name in names)
+    return {name: parse_number(text, f"/{folder}/sections/{name}") for name, text in texts if text}
 
 
-def _flag(tree: Tree, path: str) -> bool:
-    return (tree.text(path) or "0").strip() not in ("0", "")
+def _areas(tree: Tree) -> Fact[tuple[VmallocArea, ...]]:
+    fact = tree.fact("proc/vmallocinfo")
+    areas = parse_vmallocinfo(fact.value) if isinstance(fact, Known) else ()
+    if isinstance(fact, Known) and not areas:  # a kernel always has some
+        return Unknown("/proc/vmallocinfo names nobody", "read it as root")
+    return Known(areas) if isinstance(fact, Known) else fact
+
+
+def _kexec_images(tree: Tree) -> Fact[int]:
+    files = [f"sys/kernel/{name}" for name in ("kexec_loaded", "kexec_crash_loaded")]
+    facts = [told(lambda file=file: tree.text(file)) for file in files]  # type: ignore[misc]
+    if unknown := next((fact for fact in facts if isinstance(fact, Unknown)), None):
+        return unknown
+    return Known(sum(known(fact, "0").strip() not in ("0", "") for fact in facts))

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files of a guest below one root: `/` for the running one, a folder for a recorded one."""
+"""Files of a guest below one root: `/` for the running one, a folder for a captured one."""
 
 from __future__ import annotations
 
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
+from mbecguard.values.facts import Absent, Fact, Known, Unknown, told
 
 FILE_LIMIT = 256 << 20  #: bytes of any one file, before and after decompression
 _PIECE = 1 << 16
@@ -18,9 +19,38 @@ _UNPACK_MEMORY = 128 << 20  #: bytes the xz decoder may use; `xz -9` needs 65 Mi
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Reads files by their path below `root`; a recorded file may also be there as `NAME.xz`."""
+    """Reads files by their path below `root`; a captured file may also be there as `NAME.xz`.
+
+    `unread` has what could not be read when a guest was captured; None: the capture does not tell, as older ones.
+    """
 
     root: Path
+    captured: bool = False
+    unread: Mapping[str, Unknown] | None = None
+
+    def fact(self, path: str, mount: str = "") -> Fact[str]:
+        """A file that a kernel may lack. If nothing is mounted at `mount` of a running guest, it is unknown."""
+        found = told(lambda: self.text(path))
+        return self._missing(path, mount) if isinstance(found, Absent) else found
+
+    def fact_of_names(self, folder: str) -> Fact[tuple[str, ...]]:
+        """The names in a folder that a kernel may lack; none if it does."""
+        found = told(lambda: tuple(self.names(folder)))
+        if isinstance(found, Known) and not found.value:
+            missing = self._missing(folder, "")
+            return missing if isinstance(missing, Unknown) else found
+        return found
+
+    def _missing(self, path: str, mount: str) -> Absent | Unknown:
+        if self.captured and self.unread is None:
+            return Unknown(f"this capture was made without /{path}", "capture the guest again")
+        if self.captured and self.unread:
+            return self.unread.get(path, Absent())
+        if mount and not self.captured and isinstance(told(lambda: self.names(mount) or None), Absent):
+            return Unknown(
+                f"nothing is mounted at /{mount}", f"mount it: systemctl start {mount.replace('/', '-')}.mount"
+            )
+        return Absent()
 
     def data(self, path: str) -> bytes | None:
         """Contents of a file, None if there is none. Dies where it exists but may not be read."""
@@ -29,7 +59,7 @@ class Tree:
         except PermissionError:
             _forbidden(path)
         except OSError as error:
-            die(f"{self.root / path} cannot be read: {error.strerror}", "record the guest again, or check the disk")
+            die(f"{self.root / path} cannot be read: {error.strerror}", "capture the guest again, or check the disk")
 
     def text(self, path: str) -> str | None:
         """The same as text; bytes that are not UTF-8 are replaced."""
@@ -45,7 +75,7 @@ class Tree:
         except PermissionError:
             _forbidden(folder)
         except OSError as error:
-            die(f"{self.root / folder} cannot be read: {error.strerror}", "record the guest again, or check the disk")
+            die(f"{self.root / folder} cannot be read: {error.strerror}", "capture the guest again, or check the disk")
 
     def _plain(self, path: str) -> bytes:
         # In pieces: for a sysctl the kernel allocates a buffer of the size that is asked for. A seq_file hands out
@@ -64,9 +94,9 @@ class Tree:
         try:
             data = _bounded(unpacker.decompress(self._plain(f"{path}.xz"), FILE_LIMIT + 1), path)
         except lzma.LZMAError as error:
-            die(f"{packed} is damaged: {error}", "record the guest again")
+            die(f"{packed} is damaged: {error}", "capture the guest again")
         if not unpacker.eof or unpacker.unused_data:
-            die(f"{packed} is damaged: it is cut short, or something follows it", "record the guest again")
+            die(f"{packed} is damaged: it is cut short, or something follows it", "capture the guest again")
         return data
 
 

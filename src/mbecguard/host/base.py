@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import STRICT, Enum, IntEnum, IntFlag
 from typing import Protocol
 
-from mbecguard.errors import Exit, UserError
-from mbecguard.pages import PageRange
+from mbecguard.values.errors import Exit, UserError
+from mbecguard.values.pages import PageRange
 
 
 class Permission(IntFlag, boundary=STRICT):
@@ -28,12 +28,33 @@ class Permission(IntFlag, boundary=STRICT):
 class HostErrno(IntEnum):
     """Why a host refused; hypercalls return the negative (`include/uapi/linux/kvm_para.h`)."""
 
-    PERM = 1  #: an immutable range would change, or the caller is not in ring 0
-    TOO_BIG = 7  #: too many list pages or ranges
-    FAULT = 14  #: a list page cannot be read
-    INVALID = 22  #: malformed list
-    NOT_SUPPORTED = 95  #: the host cannot enforce this (no MBEC, nested, ...)
-    NO_HYPERCALL = 1000  #: the host does not know the hypercall
+    meaning: str
+    advice: str
+
+    PERM = (
+        1,
+        "an immutable range would change, or the caller is not in ring 0",
+        "only a reset of the guest undoes a seal",
+    )
+    TOO_BIG = 7, "too many ranges", "keep longer runs: --set policy.tight=off; or load fewer modules before the lock"
+    FAULT = 14, "it cannot read the list of ranges", "reinstall the shim; if it stays so, report it"
+    INVALID = 22, "it cannot understand the list of ranges", "agent, shim and host have to be of versions that fit"
+    NOT_SUPPORTED = (
+        95,
+        "it cannot enforce this here",
+        "the host's CPU needs MBEC (Intel: Kaby Lake or newer), and the guest must not have VMX: `-cpu ...,-vmx`",
+    )
+    NO_HYPERCALL = (
+        1000,
+        "it does not know this hypercall, or its protection is off",
+        "the host needs a KVM with kvm-host, and kvm.mbecguard=enforce: ask its administrator",
+    )
+
+    def __new__(cls, number: int, meaning: str = "", advice: str = "") -> HostErrno:
+        """Meaning and advice, for people, belong to the number."""
+        errno = int.__new__(cls, number)
+        errno._value_, errno.meaning, errno.advice = number, meaning, advice
+        return errno
 
 
 class HostMode(Enum):
@@ -67,17 +88,29 @@ class HostStatus:
 
     mode: HostMode
     enforced: Permission  #: the permission bits that this host enforces; the others are accepted and ignored
-    generation: int  #: grows with every change of the map; a reset or a migration shows as a smaller one
+    generation: int  #: another one after each change of the map, a reset and a migration
     restricted: bool  #: some page is denied now
     sealed: bool  #: some page is immutable now
+    abi: int | None = None  #: version of the ABI that the host speaks; None: it does not tell
+    smm_open: bool = False  #: the guest can write what runs in system management mode; such a guest is not sealed
+
+
+@dataclass(frozen=True, slots=True)
+class HostDetails:
+    """What a host of version 2 tells beyond that, all of one moment."""
+
+    map_digest: str  #: of the whole map, see `wire.map_digest`
+    denied: int  #: fetches, since the reset
+    refused: int  #: what a pin, a seal or the lack of SMRAM forbade
+    pins: tuple[str, ...]  #: names of the bits that the guest cannot clear
 
 
 class HostRefusedError(UserError):
     """The host answered with an error; its map is unchanged (requests are all-or-nothing)."""
 
     def __init__(self, errno: HostErrno, call: str) -> None:
-        message = f"{call}: host answered {errno.name} ({-errno.value})"
-        super().__init__(message, "ask the host's administrator whether it supports mbecguard", Exit.REFUSED)
+        message = f"{call}: host answered {errno.name} ({-errno.value}): {errno.meaning}"
+        super().__init__(message, errno.advice, Exit.REFUSED)
         self.errno = errno
         self.call = call
 
@@ -109,12 +142,16 @@ class Host(Protocol):
         """Ask for mode, enforced bits and generation. Changes nothing."""
         ...
 
+    def details(self) -> HostDetails | None:
+        """Ask for the digest of the map, counts and pins; None: this host does not tell. Changes nothing."""
+        ...
+
     def protect(self, request: Sequence[Protection]) -> None:
         """Change permissions, all or nothing; within one request the later entry wins."""
         ...
 
-    def pin(self) -> None:
-        """Have the host pin CR0.WP, CR0.PG and CR4.SMEP at 1 until reset."""
+    def pin(self) -> tuple[str, ...]:
+        """Have the host pin CR0.WP, CR0.PG, CR4.SMEP, and CR4.SMAP and UMIP if on, at 1 until reset; their names."""
         ...
 
     def pinned(self) -> bool:

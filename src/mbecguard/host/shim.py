@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import re
 import select
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from errno import EINVAL
 from pathlib import Path
 from typing import NoReturn
 
-from mbecguard.errors import Exit, die
-from mbecguard.host.base import HostErrno, HostStatus, Outcome, Protection
-from mbecguard.host.ioctl import (
+from mbecguard.device import (
     CANARY_VALUE,
     DEVICE,
     MAX_RANGES,
@@ -33,8 +31,11 @@ from mbecguard.host.ioctl import (
     Sight,
     open_device,
 )
-from mbecguard.host.wire import CR4_SMEP, PINS, checked, decode_status
-from mbecguard.pages import PAGE_SHIFT, PAGE_SIZE
+from mbecguard.host.base import HostDetails, HostErrno, HostStatus, Outcome, Protection
+from mbecguard.host.wire import CR4_SMEP, Word, ask_details, checked, decode_status, pin_all
+from mbecguard.values.cpus import cpu_list
+from mbecguard.values.errors import Exit, die
+from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE
 
 ONLINE = Path("/sys/devices/system/cpu/online")
 QUERIES, QUERY_PAUSE = 4, 0.05  #: seconds between them
@@ -67,35 +68,41 @@ class ShimHost:
 
         A CPU that is just coming up has paging, and not yet SMEP: for a moment the host cannot enforce, and says so.
         """
-        answer = self._device.query()
+        return decode_status(self._ask(Word.STATUS))
+
+    def details(self) -> HostDetails | None:
+        """Ask for the digest of the map, counts and pins; None: this host does not tell. Changes nothing."""
+        return ask_details(self._ask)
+
+    def _ask(self, word: int) -> int:
+        answer = self._device.query(word)
         for _ in range(QUERIES - 1):
             if answer != -HostErrno.NOT_SUPPORTED:
                 break
             time.sleep(QUERY_PAUSE)
-            answer = self._device.query()
-        return decode_status(_granted(answer, "query"))
+            answer = self._device.query(word)
+        return _granted(answer, "query")
 
     def protect(self, request: Sequence[Protection]) -> None:
         """Change permissions by one hypercall, all or nothing; an empty request asks for nothing."""
         if len(request) > MAX_RANGES:
             die(
                 f"the request has {len(request)} ranges, one hypercall takes {MAX_RANGES}",
-                "keep longer runs: --set policy.tight=false; or load fewer modules before the lock",
+                "keep longer runs: --set policy.tight=off; or load fewer modules before the lock",
                 Exit.REFUSED,
             )
         ranges = [(p.pages.start << PAGE_SHIFT, p.pages.end << PAGE_SHIFT, int(p.permissions)) for p in request]
         if ranges:
             _granted(self._device.protect(ranges), "protect")
 
-    def pin(self) -> None:
-        """Pin CR0.WP, CR0.PG and CR4.SMEP at 1 until reset."""
-        for cr, bits in PINS.items():
-            _granted(self._device.pin(cr, bits), "pin")
+    def pin(self) -> tuple[str, ...]:
+        """Pin CR0.WP, CR0.PG and CR4.SMEP at 1 until reset, CR4.SMAP and UMIP where they are on; what is pinned."""
+        return pin_all(lambda cr, bits: _known(self._device.pin(cr, bits), "pin"))
 
     def pinned(self) -> bool:
         """Try to clear CR4.SMEP, as an attacker would, on every CPU; True if each got #GP for it."""
         sights = self._everywhere(ProbeKind.CLEAR, cr=4, bits=CR4_SMEP)
-        return all(sight.seen is Seen.TRAPPED and sight.trap == _GP for sight in sights)
+        return bool(sights) and all(sight.seen is Seen.TRAPPED and sight.trap == _GP for sight in sights)
 
     def hold_modules(self, hold: bool) -> None:
         """Refuse (True) or allow (False) text of new modules."""
@@ -139,10 +146,11 @@ class ShimHost:
         sights = []
         try:
             for cpu in online_cpus():
-                _move_to(cpu)
-                sights.append(self._device.probe(kind, cr=cr, bits=bits))
+                if _moved_to(cpu):
+                    sights.append(self._device.probe(kind, cr=cr, bits=bits))
         finally:
-            os.sched_setaffinity(0, before)
+            with suppress(OSError):  # all of them may be offline by now; then the kernel has chosen others
+                os.sched_setaffinity(0, before)
         return sights
 
     def _child(self) -> NoReturn:
@@ -157,25 +165,29 @@ class ShimHost:
 
 
 def online_cpus() -> list[int]:
-    """Numbers of the CPUs that are online; a list such as `0-3,8` in sysfs."""
+    """Numbers of the CPUs that are online."""
     try:
-        text = ONLINE.read_text().strip()
+        text = ONLINE.read_text()
     except OSError as error:
         die(f"{ONLINE} cannot be read: {error.strerror}", "mount sysfs at /sys")
-    if not re.fullmatch(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", text):
+    try:
+        return cpu_list(text)
+    except ValueError:
         die(f"{ONLINE} is no list of CPUs: {text[:80]!r}", "is this sysfs?")
-    bounds = [[int(number) for number in part.split("-")] for part in text.split(",")]
-    return [cpu for bound in bounds for cpu in range(bound[0], bound[-1] + 1)]
 
 
-def _move_to(cpu: int) -> None:
+def _moved_to(cpu: int) -> bool:
+    """Whether this runs on a CPU now; not if it was taken offline since. Dies if it is online, and not for us."""
     try:
         os.sched_setaffinity(0, {cpu})
     except OSError as error:
+        if cpu not in online_cpus():
+            return False
         die(
             f"the agent cannot run on CPU {cpu}: {error.strerror}",
             "every CPU has to be tried: lift AllowedCPUs=, CPUAffinity= and cpusets, and take no CPU offline meanwhile",
         )
+    return True
 
 
 def _refuse_unfit(info: Info) -> None:
@@ -192,14 +204,18 @@ def _refuse_unfit(info: Info) -> None:
 
 
 def _granted(result: int, call: str) -> int:
-    try:
-        return checked(result, call)
-    except ValueError:
+    return checked(_known(result, call), call)
+
+
+def _known(result: int, call: str) -> int:
+    """The result of a hypercall; dies if it is an error that nobody knows."""
+    if result < 0 and -result not in {*HostErrno}:
         die(
             f"{call}: the host answered {result}, an error that this ABI does not know",
             "ask the host's administrator whether it supports mbecguard, and which version",
             Exit.REFUSED,
         )
+    return result
 
 
 def _outcome(sight: Sight, tried: int, faulted: int) -> Outcome:

@@ -7,7 +7,8 @@ are GPAs in bytes, `epa` is exclusive, the last page has `next_pa` 0. `next` is 
 ignore it, we write 0.
 
 The query is hypercall 14 with a0 = 0 and a1 = `QUERY_MAGIC`; a Heki v2 host sees an empty list and answers 0.
-Ours answers, never with bit 63 set, for that would read as a negative error number:
+Ours answers, never with bit 63 set, for that would read as a negative error number. `QUERY_MAGIC` + n asks for
+`Word` n, which hosts of version 1 answer by 0. Word 0:
 
 | bits | meaning |
 |---|---|
@@ -17,28 +18,52 @@ Ours answers, never with bit 63 set, for that would read as a negative error num
 | 7 | sealed: some page is immutable |
 | 8-15 | version of this ABI, at least 1; later versions keep the bits of earlier ones |
 | 16-47 | generation, modulo 2^32 |
-| 48-63 | 0 |
+| 48 | SMM open: the guest can write what runs in system management mode |
+| 49-63 | 0 |
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import islice
 
-from mbecguard.host.base import HostErrno, HostMode, HostRefusedError, HostStatus, Permission, Protection
-from mbecguard.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageRange
+from mbecguard.host.base import HostDetails, HostErrno, HostMode, HostRefusedError, HostStatus, Permission, Protection
+from mbecguard.values.errors import Exit, die
+from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageMap, PageRange
 
 LOCK_CR_UPDATE = 13  #: hypercall: a0 = control register (0 or 4), a1 = bits to pin at 1
 PROTECT_MEMORY = 14  #: hypercall: a0 = GPA of the first list page
 QUERY_MAGIC = int.from_bytes(b"HEKIQERY", "little")
-ABI_VERSION = 1
+ABI_VERSION = 2
 ENTRIES_PER_PAGE = 169
 
+UNLISTED = Permission.READ | Permission.WRITE | Permission.EXEC  #: of a page that no request has named
+DIGEST_WORDS = 8
+BRACKETS = 4  #: times that the words are asked for, until the map stays the same meanwhile
+
+
+class Word(IntEnum):
+    """What an extended query asks for."""
+
+    STATUS = 0
+    DIGEST = 1  #: the first of eight, 32 bits each, the most significant ones first
+    DENIED = 9
+    REFUSED = 10
+    CR0 = 11
+    CR4 = 12
+    LIST_PAGES = 13
+    BOUNDARIES = 14
+
+
 CR0_WP, CR0_PG = 1 << 16, 1 << 31
-CR4_VMXE, CR4_SMEP = 1 << 13, 1 << 20
-PINS = {0: CR0_WP | CR0_PG, 4: CR4_SMEP}  #: what a lock pins: control register -> bits
+CR4_UMIP, CR4_VMXE, CR4_SMEP, CR4_SMAP = 1 << 11, 1 << 13, 1 << 20, 1 << 21
+#: What a lock pins: name -> control register and bit.
+PINS = {"CR0.WP": (0, CR0_WP), "CR0.PG": (0, CR0_PG), "CR4.SMEP": (4, CR4_SMEP)}
+PINS_IF_ON = {"CR4.SMAP": (4, CR4_SMAP), "CR4.UMIP": (4, CR4_UMIP)}  #: the same, where the guest has them on
 
 _HEADER = struct.Struct("<QQQ")
 _ENTRY = struct.Struct("<QQQ")
@@ -100,9 +125,9 @@ def encode_status(status: HostStatus) -> int:
     """The answer to the query. UNKNOWN is what a host without the query answers: 0."""
     if status.mode is HostMode.UNKNOWN:
         return 0
-    answer = int(status.enforced) | _MODES.index(status.mode) << 4 | ABI_VERSION << 8
+    answer = int(status.enforced) | _MODES.index(status.mode) << 4 | (status.abi or ABI_VERSION) << 8
     answer |= status.restricted << 6 | status.sealed << 7
-    return answer | (status.generation & 0xFFFFFFFF) << 16
+    return answer | (status.generation & 0xFFFFFFFF) << 16 | status.smm_open << 48
 
 
 def decode_status(answer: int) -> HostStatus:
@@ -121,7 +146,69 @@ def decode_status(answer: int) -> HostStatus:
         generation=answer >> 16 & 0xFFFFFFFF,
         restricted=bool(answer >> 6 & 1),
         sealed=bool(answer >> 7 & 1),
+        abi=answer >> 8 & 0xFF,
+        smm_open=bool(answer >> 48 & 1),
     )
+
+
+def map_digest(entries: Iterable[Protection]) -> str:
+    """SHA-256, in hexadecimal, of the map that a request with these entries makes of an empty one.
+
+    Canonical: for each page frame from which on permissions differ from those before, in ascending order, 8 bytes,
+    little endian: GFN << 4 | permissions, 0 for READ | WRITE | EXEC, which also holds below the first of them.
+    """
+    map_: PageMap[int] = PageMap()
+    for entry in entries:
+        map_.put(entry.pages, 0 if entry.permissions == UNLISTED else int(entry.permissions))
+    changes: dict[int, int] = {}
+    for pages, permissions in map_:
+        changes |= {pages.start: permissions, pages.end: 0}
+    before, sha = 0, hashlib.sha256()
+    for gfn, permissions in changes.items():
+        if permissions != before:
+            sha.update((gfn << 4 | permissions).to_bytes(8, "little"))
+        before = permissions
+    return sha.hexdigest()
+
+
+def ask_details(ask: Callable[[int], int]) -> HostDetails | None:
+    """The extended query by `ask`, which takes a word's number; None: the host does not know it.
+
+    Dies if the map changes all the time.
+    """
+    for _ in range(BRACKETS):
+        before = decode_status(ask(Word.STATUS))
+        if (before.abi or 0) < 2:
+            return None
+        words = {number: ask(number) for number in range(Word.DIGEST, Word.CR4 + 1)}
+        if decode_status(ask(Word.STATUS)).generation == before.generation:
+            return _details(words)
+    die("the host's map changes all the time", "somebody else sends requests to the host; find out who", Exit.REFUSED)
+
+
+def _details(words: dict[int, int]) -> HostDetails:
+    digest = (words[Word.DIGEST + nr] & 0xFFFFFFFF for nr in range(DIGEST_WORDS))
+    ones = {0: words[Word.CR0], 4: words[Word.CR4]}
+    return HostDetails(
+        map_digest="".join(f"{word:08x}" for word in digest),
+        denied=words[Word.DENIED],
+        refused=words[Word.REFUSED],
+        pins=tuple(name for name, (register, bit) in (PINS | PINS_IF_ON).items() if ones[register] & bit),
+    )
+
+
+def pin_all(call: Callable[[int, int], int]) -> tuple[str, ...]:
+    """Pin by `call`, which takes a control register and bits and gives the result; the names of what is pinned.
+
+    A bit that a guest has off is INVALID to a host. Raises HostRefusedError.
+    """
+    names = []
+    for name, (register, bit) in (PINS | PINS_IF_ON).items():
+        result = call(register, bit)
+        if name in PINS or result != -HostErrno.INVALID:
+            checked(result, "pin")
+            names.append(name)
+    return tuple(names)
 
 
 def checked(result: int, call: str) -> int:

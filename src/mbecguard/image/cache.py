@@ -17,22 +17,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mbecguard import __version__, serial
+from mbecguard import __version__
 from mbecguard.image.kernel import KernelImage, read_kernel
 from mbecguard.image.module import ModuleImage, module_name, read_module
+from mbecguard.values import codec
 
 T = TypeVar("T", KernelImage, ModuleImage)
 
-SCHEMA = "mbecguard.sections/1"
+SCHEMA = "mbecguard.sections/2"
 _HEADER = {"schema": SCHEMA, "agent": __version__}
 SIZE_LIMIT = 8 << 20  #: bytes of one cache file; 1121 modules of Debian's cloud kernel take 0.45 MiB
 
 
-class SectionCache:
-    """Facts of the image files of the kernel `build_id` (hex); remembers nothing if `folder` is None."""
+Note = Callable[[str], None]  #: told what is read, where that takes time
 
-    def __init__(self, folder: Path | None, build_id: str) -> None:
+
+def unnoted(_what: str) -> None:
+    """For those who need not know what takes time."""
+
+
+class SectionCache:
+    """Facts of the image files of the kernel `build_id` (hex); remembers nothing if `folder` is None.
+
+    `note` is told each file that has to be parsed.
+    """
+
+    def __init__(self, folder: Path | None, build_id: str, note: Note = unnoted) -> None:
         bytes.fromhex(build_id)  # it becomes a file name
+        self._note = note
         self._path = folder / f"{build_id}.json" if folder and build_id else None
         self._entries = _load(self._path) if self._path else {}
         self._asked: set[str] = set()
@@ -40,13 +52,13 @@ class SectionCache:
 
     def kernel(self, data: bytes, name: str = "kernel image") -> KernelImage:
         """As `read_kernel`, from memory if possible."""
-        return self._get(KernelImage, f"kernel:{_sha256(data)}", lambda: read_kernel(data, name))
+        return self._get(KernelImage, f"kernel:{_sha256(data)}", name, lambda: read_kernel(data, name))
 
     def module(self, data: bytes, name: str) -> ModuleImage:
         """As `read_module`, from memory if possible."""
         # A module without .modinfo is named after its file, so the name belongs to the key.
         key = f"module:{module_name(name)}:{_sha256(data)}"
-        return self._get(ModuleImage, key, lambda: read_module(data, name))
+        return self._get(ModuleImage, key, name, lambda: read_module(data, name))
 
     def save(self) -> None:
         """Write what was learnt, atomically; a folder that cannot be written is no fault."""
@@ -61,13 +73,14 @@ class SectionCache:
             _replace(self._path, content)
             self._learnt = False
 
-    def _get(self, kind: type[T], key: str, read: Callable[[], T]) -> T:
+    def _get(self, kind: type[T], key: str, name: str, read: Callable[[], T]) -> T:
         self._asked.add(key)
         if key in self._entries:
             with contextlib.suppress(ValueError):
-                return serial.decode(kind, self._entries[key])
+                return codec.decode(kind, self._entries[key])
+        self._note(name)
         image = read()
-        self._entries[key] = serial.encode(image)
+        self._entries[key] = codec.encode(image)
         self._learnt = True
         return image
 
@@ -77,7 +90,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _packed(entries: dict[str, Any]) -> bytes:
-    return serial.canonical({**_HEADER, "digest": serial.digest(entries), "entries": entries})
+    return codec.canonical({**_HEADER, "digest": codec.digest(entries), "entries": entries})
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -85,7 +98,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(_read_own(path))
         known = all(document[key] == value for key, value in _HEADER.items())
-        if known and document["digest"] == serial.digest(document["entries"]):
+        if known and document["digest"] == codec.digest(document["entries"]):
             return dict(document["entries"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         pass

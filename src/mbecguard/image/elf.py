@@ -16,7 +16,7 @@ from enum import IntEnum
 from io import BytesIO
 from typing import Any, NamedTuple, TypeVar
 
-from mbecguard.errors import UserError, die
+from mbecguard.values.errors import UserError, die
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ _EM_X86_64 = 62
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 _SHT_NULL, _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE, _SHT_NOBITS = 0, 1, 3, 7, 8
-_LONGEST_NAME = 512  # bytes; the kernel's KSYM_NAME_LEN
+_XINDEX = 0xFFFF  # SHN_XINDEX: the number stands in section 0, as do counts of 0xff00 and more
 
 _HINT = "Take the file from the package of the running kernel; the copy here may be damaged or cut short."
 
@@ -92,6 +92,9 @@ def _open(data: bytes, types: frozenset[ElfType]) -> Elf:
 
 def _section_headers(data: bytes, header: tuple[Any, ...]) -> list[_SectionHeader]:
     offset, entry_size, count, names_index = header[6], *header[11:14]
+    if offset and entry_size == _SECTION_HEADER.size and offset + entry_size <= len(data):
+        first = _SectionHeader(*_SECTION_HEADER.unpack_from(data, offset))
+        count, names_index = count or first.size, first.link if names_index == _XINDEX else names_index
     if entry_size != _SECTION_HEADER.size or not 0 < names_index < count:
         die("its ELF header has no usable section table")
     if offset + count * entry_size > len(data):
@@ -109,10 +112,11 @@ def _check_names(data: bytes, headers: list[_SectionHeader], names: _SectionHead
     if names.type != _SHT_STRTAB:
         die("its section names are not in a string table")
     for item in headers:
-        start = names.offset + item.name
-        end = min(start + _LONGEST_NAME, names.offset + names.size)
-        if data.find(b"\0", start, end) < 0:
+        if item.name >= names.size:
             die("a section name does not end")
+    # Every name inside the table ends if its last one does; names have no limit of their own.
+    if not data[names.offset : names.offset + names.size].endswith(b"\0"):
+        die("a section name does not end")
 
 
 def _loadable(headers: list[_SectionHeader]) -> Iterator[int]:

@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import NoReturn, Protocol
 from zlib import adler32, crc32
 
-from mbecguard.errors import UserError, die
+from mbecguard.values.errors import UserError, die
 
 LIMIT = 512 << 20  #: bytes; no kernel or module is larger uncompressed
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from mbecguard.errors import die
 from mbecguard.image.elf import MAGIC, Elf, ElfType, read_elf
 from mbecguard.image.expand import expand
 from mbecguard.image.sections import Section, SectionKind, build_id, code_sections
+from mbecguard.values.errors import die
 
 _SETUP_SECTS, _BOOT_FLAG, _HEADER_MAGIC, _VERSION, _PAYLOAD = 0x1F1, 0x1FE, 0x202, 0x206, 0x248
 _PAYLOAD_VERSION = 0x208  # boot protocol 2.08 (Linux 2.6.26) brought payload_offset and payload_length
@@ -41,10 +41,10 @@ def unpack(data: bytes, name: str = "kernel image") -> bytes:
     """The vmlinux ELF file inside `data`; appended relocations stay appended. Raises UserError."""
     if data.startswith(b"MZ") and not _is_bzimage(data):
         data = _linux_section(data, name)
+    if not data.startswith(MAGIC) and not _is_bzimage(data):
+        data = expand(data, name)  # some ship a compressed bzImage
     if _is_bzimage(data):
         data = _payload(data, name)
-    elif not data.startswith(MAGIC):
-        data = expand(data, name)
     if not data.startswith(MAGIC):
         die(f"{name}: what it holds is not an ELF file", _HINT)
     return data

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mbecguard.errors import die
 from mbecguard.image.elf import MAGIC, Elf, ElfType, read_elf
 from mbecguard.image.expand import expand
 from mbecguard.image.sections import CODE_LIMIT, Section, SectionKind, build_id, code_sections
+from mbecguard.values.errors import die
 
 _FILE = re.compile(r"(?P<stem>.+)\.ko(\.(gz|xz|zst))?")
 # depmod.d(5) as distributions set it up; folders not named here (weak-updates) come last.
@@ -49,35 +48,65 @@ def module_name(file: str) -> str:
     return (match["stem"] if match else base).replace("-", "_")
 
 
-def text_layout(image: ModuleImage) -> dict[str, int]:
-    """Byte offset of each core text section inside the module's text allocation.
+def core_text(image: ModuleImage, *, unload: bool = True) -> tuple[tuple[Section, int], ...]:
+    """Each core text section with its byte offset inside the module's text allocation.
 
     kernel/module/main.c layout_sections(): executable sections come first (core_layout up to 6.3) or alone
-    (MOD_TEXT from 6.4), in header order, each aligned to its sh_addralign.
+    (MOD_TEXT from 6.4), in header order, each aligned to its sh_addralign. `unload`: whether the kernel can unload
+    modules (CONFIG_MODULE_UNLOAD); else .exit* is not among them. Two sections may have one name.
     """
-    return {section.name: start for section, start in _placed(image.sections)}
+    return tuple(_placed(image.sections, unload))
+
+
+def init_sections(image: ModuleImage, *, unload: bool = True) -> tuple[str, ...]:
+    """Names of the code sections that run once, in the init allocation."""
+    kinds = (SectionKind.INIT,) if unload else (SectionKind.INIT, SectionKind.EXIT)
+    return tuple(section.name for section in image.sections if section.kind in kinds and section.bytes)
 
 
 def text_bytes(image: ModuleImage) -> int:
     """Bytes from the first core text section to the end of the last, not rounded up to pages."""
-    return max((start + section.bytes for section, start in _placed(image.sections)), default=0)
+    return max((start + section.bytes for section, start in core_text(image)), default=0)
 
 
-def module_index(folder: Path) -> dict[str, Path]:
-    """Module name -> file for one release's modules folder; updates/ beats extra/ beats kernel/, as in depmod.
+class ModuleIndex:
+    """The module files below some folders, by the name that each file says; nothing is read yet.
 
-    Linked folders (build, source) are not entered. Raises UserError if a folder cannot be read.
+    In a folder updates/ beats extra/ beats kernel/, as in depmod, and the folders come in the order given. Linked
+    folders are entered, but for build and source. Raises UserError if a folder cannot be read.
     """
-    found: dict[str, Path] = {}
-    for _, root, file in sorted(_module_files(folder)):
-        found.setdefault(module_name(file), Path(root, file))
-    return found
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._named: dict[str, list[Path]] = {}
+        self._foreign: list[Path] = []
+        for folder in folders:
+            for rank, root, file in sorted(_module_files(folder)):
+                self._named.setdefault(module_name(file), []).append(Path(root, file))
+                if rank != _SEARCH_ORDER.index("kernel"):
+                    self._foreign.append(Path(root, file))
+
+    @property
+    def first(self) -> dict[str, Path]:
+        """The file that depmod would take for each name."""
+        return {name: files[0] for name, files in self._named.items()}
+
+    def named(self, name: str) -> tuple[Path, ...]:
+        """All files of that name, best first."""
+        return tuple(self._named.get(name, ()))
+
+    def unclaimed(self, loaded: Collection[str]) -> tuple[Path, ...]:
+        """Files that are not the kernel's own and bear no name of a loaded module: .modinfo may say another name.
+
+        In kernel/ a file and its module always have one name (scripts/Makefile.lib, KBUILD_MODNAME).
+        """
+        return tuple(file for file in self._foreign if module_name(file.name) not in loaded)
 
 
-def _placed(sections: tuple[Section, ...]) -> Iterator[tuple[Section, int]]:
+def _placed(sections: tuple[Section, ...], unload: bool) -> Iterator[tuple[Section, int]]:
+    kinds = (SectionKind.RESIDENT, SectionKind.EXIT) if unload else (SectionKind.RESIDENT,)
     offset = 0
     for section in sections:
-        if section.kind is SectionKind.RESIDENT:
+        if section.kind in kinds:
             offset = -(-offset // section.align) * section.align
             if section.bytes:  # empty ones count for alignment only; sysfs.c sect_empty() leaves them out
                 yield section, offset
@@ -85,10 +114,7 @@ def _placed(sections: tuple[Section, ...]) -> Iterator[tuple[Section, int]]:
 
 
 def _check_layout(sections: tuple[Section, ...]) -> None:
-    placed = list(_placed(sections))
-    name, times = next(iter(Counter(section.name for section, _ in placed).most_common(1)), ("", 0))
-    if times > 1:
-        die(f"{times} code sections are called {name}", "They cannot be told apart in /sys/module/*/sections.")
+    placed = list(_placed(sections, unload=True))
     if placed and placed[-1][1] > CODE_LIMIT:
         die("its code sections are aligned too far apart")
 
@@ -105,8 +131,16 @@ def _own_name(elf: Elf) -> str:
 
 def _module_files(folder: Path) -> Iterator[tuple[int, str, str]]:
     """Rank in the search order (low wins), folder and name of each module file."""
-    for root, _, files in os.walk(folder, onerror=_unreadable):
+    seen = set()
+    for root, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
+        here = os.path.realpath(root)
+        if here in seen:  # a link that leads up, or twice to one place
+            folders.clear()
+            continue
+        seen.add(here)
         top = Path(root).relative_to(folder).parts[:1]
+        if not top:
+            folders[:] = [name for name in folders if name not in ("build", "source")]
         rank = _SEARCH_ORDER.index(top[0]) if top and top[0] in _SEARCH_ORDER else len(_SEARCH_ORDER)
         yield from ((rank, root, file) for file in files if _FILE.fullmatch(file))
 

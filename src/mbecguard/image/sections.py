@@ -9,8 +9,8 @@ from enum import Enum
 from itertools import pairwise
 from typing import Any
 
-from mbecguard.errors import die
 from mbecguard.image.elf import SHF_EXECINSTR, SHF_WRITE, Elf, ElfType
+from mbecguard.values.errors import die
 
 CODE_LIMIT = 256 << 20  #: bytes of code in one file; the kernel's own text mapping is 1 GiB at most
 
@@ -24,7 +24,7 @@ class SectionKind(Enum):
 
     RESIDENT = "resident"  #: as long as the kernel or the module
     INIT = "init"  #: until its initialisation is over
-    EXIT = "exit"  #: never run in a built-in kernel; freed with the init code
+    EXIT = "exit"  #: in a built-in kernel freed with the init code; in a module core text, if modules can be unloaded
     ALTERNATIVES = "alternatives"  #: templates that are copied over the text at boot; freed with the init code
     DATA = "data"  #: writable: one odd input section gave the flag to all of it (.data of Linux 7.2 is WAX)
 
@@ -36,9 +36,9 @@ _KERNEL_KINDS = (
     (".altinstr_replacement", SectionKind.ALTERNATIVES),
     (".altinstr_aux", SectionKind.ALTERNATIVES),
 )
-# kernel/module/main.c module_init_section(): only these go into the init allocation. Everything else, also
-# .exit.text and .altinstr_replacement, is core text and stays until the module goes (CONFIG_MODULE_UNLOAD=y).
-_MODULE_KINDS = ((".init", SectionKind.INIT),)
+# kernel/module/main.c module_init_section(), module_exit_section(): everything else, also .altinstr_replacement, is
+# core text and stays until the module goes.
+_MODULE_KINDS = ((".init", SectionKind.INIT), (".exit", SectionKind.EXIT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,14 @@ def _check_disjoint(sections: tuple[Section, ...]) -> None:
 
 
 def build_id(elf: Elf) -> str:
-    """The GNU build-id in hex, "" if the file has none."""
-    notes = (section.data() for section in elf.sections if section["sh_type"] == "SHT_NOTE")
+    """The GNU build-id in hex, "" if the file has none. Some linker scripts make PROGBITS of notes."""
+    notes = (section.data() for section in elf.sections if _holds_notes(section))
     return next(filter(None, map(notes_build_id, notes)), "")
+
+
+def _holds_notes(section: Any) -> bool:
+    kind: str = section["sh_type"]
+    return kind == "SHT_NOTE" or (kind == "SHT_PROGBITS" and str(section.name).startswith(".note"))
 
 
 def notes_build_id(data: bytes) -> str:

@@ -11,17 +11,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mbecguard.audit.record import expect_schema, now
-from mbecguard.audit.store import replace_file
-from mbecguard.errors import die
 from mbecguard.guest.procfs import Kallsyms, parse_modules
 from mbecguard.guest.source import Guest
 from mbecguard.guest.tree import Tree, present
 from mbecguard.guest.uses import Uses, uses
 from mbecguard.learn.trace import INSTANCE, Traced, printable, read
-from mbecguard.serial import canonical, decode, encode
+from mbecguard.values.clock import now
+from mbecguard.values.codec import canonical, decode, encode, expect_schema
+from mbecguard.values.errors import Exit, die, plainly
+from mbecguard.values.files import replace_file
 
-SCHEMA = "mbecguard.learn/1"
+SCHEMA = "mbecguard.learn/2"
 KEPT_BOOTS = 10
 EVENT_LIMIT = 8192  #: of one boot
 
@@ -155,6 +155,7 @@ class Watched:
         return tuple(boots) or die(
             "no boot was watched yet",
             "as root `mbecguard learn start`, best by mbecguard-learn.service early in each boot",
+            Exit.NOTHING,
         )
 
     def look(self, guest: Guest, show: Callable[[], str]) -> None:
@@ -183,4 +184,4 @@ class Watched:
         try:
             return decode(Boot, json.loads(file.read_bytes()))
         except (OSError, ValueError, RecursionError) as error:
-            die(f"{file} is damaged: {error}", "remove it: that boot is then not counted")
+            die(f"{file} is damaged: {plainly(error)}", "remove it: that boot is then not counted")

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from mbecguard.errors import die
+from mbecguard.guest.tree import present
 from mbecguard.image.module import module_name
+from mbecguard.values.errors import die
 
 _KEY = 3  #: letters by which patterns are found; few patterns are shorter than that
 
@@ -43,6 +44,11 @@ class Catalog:
             literal = re.split(r"[*?[]", pattern, maxsplit=1)[0]
             table.setdefault(literal[:_KEY] if len(literal) >= _KEY else "", []).append((pattern, module))
         return table
+
+
+def with_tables(folders: Sequence[Path]) -> Path | None:
+    """The folder that depmod has made its tables in; if none has them, the first."""
+    return next((folder for folder in folders if present((folder / "modules.dep").is_file)), next(iter(folders), None))
 
 
 def catalog(folder: Path | None) -> Catalog:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from mbecguard.audit.store import replace_file
-from mbecguard.errors import die
 from mbecguard.learn.lessons import Late, Lessons
+from mbecguard.values.errors import die
+from mbecguard.values.files import replace_file
 
 MODULES = "etc/modules-load.d/mbecguard.conf"
 POLICY = "etc/mbecguard/mbecguard.toml.d/50-learned.toml"
@@ -49,10 +49,18 @@ def write(root: Path, contents: dict[str, str]) -> None:
     for path, text in contents.items():
         file = root / path
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(file, text.encode())
+            _make_folder(file.parent)
+            replace_file(file, text.encode(), 0o644)
         except OSError as error:
             die(f"{file} cannot be written: {error.strerror}", "run as root")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make what is missing of it for everybody to read, whatever the umask: a loose one would stop every lock."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    for parent in reversed(missing):
+        parent.mkdir()
+        parent.chmod(0o755)
 
 
 def _for(profile: str) -> str:

@@ -6,15 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mbecguard.freeze import SWITCHES
 from mbecguard.guest.uses import Uses
 from mbecguard.learn.boots import Boot
 from mbecguard.learn.catalog import Catalog
-from mbecguard.learn.trace import Kind, Traced
+from mbecguard.learn.trace import Traced, TraceEvent
+from mbecguard.switches import SWITCHES
+
+SCHEMA = "mbecguard.lessons/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Sighting:
     """That a module was wanted after the lock point of one boot: how many seconds after it, and by whom."""
 
     module: str
@@ -29,7 +31,7 @@ class Late:
 
     module: str
     boots: int
-    first: Sight
+    first: Sighting
     loadable: bool  #: by its name: the modules folder has it
 
 
@@ -52,13 +54,14 @@ class Lessons:
     late: tuple[Late, ...]
     needs: tuple[Need, ...]
     remarks: tuple[str, ...]
+    schema: str = SCHEMA
 
 
 def lessons(boots: tuple[Boot, ...], catalog: Catalog, profile: str) -> Lessons:
     """What to load before a lock by this profile, and which settings to change."""
-    found: dict[str, list[Sight]] = {}
+    found: dict[str, list[Sighting]] = {}
     for boot in boots:
-        firsts: dict[str, Sight] = {}
+        firsts: dict[str, Sighting] = {}
         for sight in sorted(_sights(boot, catalog, profile), key=lambda sight: sight.after):
             firsts.setdefault(sight.module, sight)
         for module, sight in firsts.items():
@@ -75,22 +78,22 @@ def _point(boot: Boot, profile: str) -> float:
     return boot.points.get(profile, 0.0)
 
 
-def _sights(boot: Boot, catalog: Catalog, profile: str) -> Iterator[Sight]:
+def _sights(boot: Boot, catalog: Catalog, profile: str) -> Iterator[Sighting]:
     point = _point(boot, profile)
-    requests = [event for event in boot.events if event.kind is Kind.REQUEST]
+    requests = [event for event in boot.events if event.kind is TraceEvent.REQUEST]
     for event in boot.events:
         if event.time < point:
             continue
-        if event.kind is Kind.LOAD:
-            yield Sight(event.name, round(event.time - point, 6), _loader(event, requests, catalog), refused=False)
+        if event.kind is TraceEvent.LOAD:
+            yield Sighting(event.name, round(event.time - point, 6), _loader(event, requests, catalog), refused=False)
         elif boot.locked:
             for module in catalog.modules(event.name) - set(boot.loaded):
-                yield Sight(module, round(event.time - point, 6), _asker(event), refused=True)
+                yield Sighting(module, round(event.time - point, 6), _asker(event), refused=True)
     if boot.locked and boot.at_lock:
         for alias in boot.now.waiting.keys() - boot.at_lock.waiting.keys():
             for module in catalog.modules(alias) - set(boot.loaded):
                 # Nothing tells when it came.
-                yield Sight(module, 0.0, f"{boot.now.waiting[alias]} ({alias})", refused=True)
+                yield Sighting(module, 0.0, f"{boot.now.waiting[alias]} ({alias})", refused=True)
 
 
 def _loader(load: Traced, requests: Iterable[Traced], catalog: Catalog) -> str:

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mbecguard.errors import die
 from mbecguard.guest.tree import Tree
+from mbecguard.values.errors import die
 
 INSTANCE = "sys/kernel/tracing/instances/mbecguard"
 MARK = "mbecguard: watching"
 
 
-class Kind(StrEnum):
+class TraceEvent(StrEnum):
     """The events that are watched."""
 
     LOAD = "module_load"
@@ -37,7 +37,7 @@ class Traced:
     """
 
     time: float
-    kind: Kind
+    kind: TraceEvent
     name: str
     comm: str
     pid: int
@@ -130,13 +130,13 @@ def parse_trace(text: str) -> Trace:
 
 def _event(line: str) -> Traced | None:
     match = _LINE.fullmatch(line)
-    if not match or match["event"] not in (Kind.LOAD, Kind.REQUEST):
+    if not match or match["event"] not in (TraceEvent.LOAD, TraceEvent.REQUEST):
         return None
-    kind = Kind(match["event"])
-    detail = (_LOADED if kind is Kind.LOAD else _ASKED).fullmatch(match["rest"])
+    kind = TraceEvent(match["event"])
+    detail = (_LOADED if kind is TraceEvent.LOAD else _ASKED).fullmatch(match["rest"])
     if not detail:
         return None
-    site = "" if kind is Kind.LOAD else detail["site"]
+    site = "" if kind is TraceEvent.LOAD else detail["site"]
     return Traced(
         time=float(match["time"]),
         kind=kind,

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mbecguard.guest.survey import KernelFacts, ModuleFacts, Survey
-from mbecguard.image.module import text_layout
-from mbecguard.pages import PAGE_SIZE
-from mbecguard.plan.findings import Finding, finding
-from mbecguard.plan.rules import module_base
+from mbecguard.plan.findings import finding
+from mbecguard.plan.rules import module_base, module_layout
+from mbecguard.values.facts import known
+from mbecguard.values.findings import Finding
+from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE, PageSet
+
+LISTED = 3  #: modules with one and the same fault that are named one by one
 
 
 def physical_text(survey: Survey) -> int | None:
@@ -22,13 +25,17 @@ def contradictions(survey: Survey) -> Iterator[Finding]:
     """Everything in which two sources differ, kernel first, then modules by name."""
     yield from _image(survey.kernel)
     yield from _place(survey)
+    yield from _tables(survey)
+    yield from _unlisted(survey)
     for module in survey.modules:
         yield from _module(module)
+    yield from _unusable(survey.modules)
 
 
 def _image(kernel: KernelFacts) -> Iterator[Finding]:
     if not kernel.image:
-        yield finding("kernel-image-unusable", problem=kernel.image_problem, release=kernel.release)
+        hint = kernel.image_hint or f"install the package of the running kernel, {kernel.release}"
+        yield finding("kernel-image-unusable", problem=kernel.image_problem, advice=hint)
         return
     if kernel.image.build_id != kernel.build_id:
         running = kernel.build_id or "none"
@@ -53,11 +60,43 @@ def _place(survey: Survey) -> Iterator[Finding]:
             return
 
 
+def _tables(survey: Survey) -> Iterator[Finding]:
+    kernel = survey.kernel
+    end = max(kernel.text_end_va, kernel.text_va + 1)
+    if not any(m.va < end and m.va + m.bytes > kernel.text_va for m in survey.mappings):
+        yield finding("kernel-text-elsewhere", va=kernel.text_va, tables="/proc/kcore, the shim, or execmap.json")
+    mapped = PageSet(m.frames for m in survey.mappings)
+    content = PageSet((*known(survey.memory.int3_pages, ()), *known(survey.memory.thunk_pages, ())))
+    if strange := content - mapped:
+        yield finding("content-mismatch", pages=strange.pages, pa=next(iter(strange)).start << PAGE_SHIFT)
+
+
+def _unlisted(survey: Survey) -> Iterator[Finding]:
+    for name in sorted(set(survey.tags) - {module.name for module in survey.modules}):
+        if not name.startswith("__builtin__"):
+            yield finding("module-unlisted", module=name)
+
+
+def _unusable(modules: Iterable[ModuleFacts]) -> Iterator[Finding]:
+    """Modules without a usable file; what is wrong with many of them in one way is said once."""
+    kinds: dict[str, list[ModuleFacts]] = {}
+    for module in modules:
+        if not module.image:
+            kinds.setdefault(module.image_hint, []).append(module)
+    for hint, alike in kinds.items():
+        if len(alike) > LISTED:
+            names = ", ".join(module.name for module in alike[:LISTED])
+            facts = {"count": len(alike), "names": names, "problem": alike[0].image_problem}
+            yield finding("modules-unusable", **facts, advice=hint)
+            continue
+        for module in alike:
+            yield finding("module-image-unusable", module=module.name, problem=module.image_problem, advice=hint)
+
+
 def _module(module: ModuleFacts) -> Iterator[Finding]:
     if module.state != "Live":
         yield finding("module-busy", module=module.name, state=module.state)
     if not module.image:
-        yield finding("module-image-unusable", module=module.name, problem=module.image_problem)
         return
     if module.build_id and module.image.build_id != module.build_id:
         image = module.image.build_id or "none"
@@ -67,14 +106,17 @@ def _module(module: ModuleFacts) -> Iterator[Finding]:
 
 
 def _layout(module: ModuleFacts) -> Iterator[Finding]:
-    layout, base = text_layout(module.image) if module.image else {}, module_base(module)
+    layout, base = module_layout(module), module_base(module)
     if layout and base is None:
         yield finding("module-hidden", module=module.name)
         return
-    for name, offset in layout.items():
-        running, image = module.sections.get(name, 0), (base or 0) + offset
-        if running != image:
-            yield finding("module-layout", module=module.name, section=name, running=running, image=image)
+    places: dict[str, list[int]] = {}
+    for section, offset in layout:
+        places.setdefault(section.name, []).append((base or 0) + offset)
+    for name, image in places.items() if module.sections else ():
+        running = module.sections.get(name, 0)
+        if running not in image:
+            yield finding("module-layout", module=module.name, section=name, running=running, image=image[0])
 
 
 def _page_up(size: int) -> int:

@@ -3,24 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
-from mbecguard.errors import die
+from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.execmap import Mapping
 from mbecguard.guest.survey import Survey
-from mbecguard.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PageMap, PageRange, PageSet
 from mbecguard.plan.checks import contradictions, physical_text
-from mbecguard.plan.findings import Finding, Severity, finding
-from mbecguard.plan.policy import CHOICES, CodeKind, Policy
-from mbecguard.plan.rules import RULES, Claim, Ground
-from mbecguard.serial import decode, digest, encode
+from mbecguard.plan.findings import finding
+from mbecguard.plan.policy import DROPPABLE, FOREIGN, FREE_SPACE, CodeKind, Policy, may_start
+from mbecguard.plan.rules import RULES, Claim, Ground, Rule
+from mbecguard.values.codec import Hex, Notation, decode, digest, encode
+from mbecguard.values.errors import die
+from mbecguard.values.facts import Absent, Known, Unknown, known
+from mbecguard.values.findings import Finding, Severity
+from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PageMap, PageRange, PageSet
 
-SCHEMA = "mbecguard.plan/1"
+SCHEMA = "mbecguard.plan/2"
 UNEXPLAINED_LIMIT = 256  #: unexplained mappings that are listed one by one
 
 Nearest = Callable[[int], str]
+Frames = Annotated[PageRange, Notation.HEX]  #: page frames, written as hexadecimal strings in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +33,20 @@ class PlanKernel:
 
     release: str
     build_id: str
-    text_va: int
-    text_pa: int
+    text_va: Hex
+    text_pa: Hex
 
 
 @dataclass(frozen=True, slots=True)
 class KeepRange:
     """Page frames `[start, end)` that stay kernel-executable, and why; `va` is the virtual address of `start`."""
 
-    start: int
-    end: int
+    start: Hex
+    end: Hex
     kind: CodeKind
     owner: str
     section: str
-    va: int
+    va: Hex
 
     @property
     def pages(self) -> PageRange:
@@ -65,7 +69,7 @@ class Plan:
 
     kernel: PlanKernel
     keep: tuple[KeepRange, ...]
-    deny: tuple[PageRange, ...]
+    deny: tuple[Frames, ...]
     totals: Totals
     findings: tuple[Finding, ...]
     digest: str = ""
@@ -105,23 +109,54 @@ def plan_from_json(data: object) -> Plan:
     return plan
 
 
+@dataclass(frozen=True, slots=True)
+class Unexplained:
+    """Executable virtual pages that no rule knows; `offset` is virtual page number minus page frame number."""
+
+    virtual: PageRange
+    offset: int
+    owner: str = ""  #: who allocated them, if that is known
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """A plan, and all that nobody explains, of which the plan's findings list only so many."""
+
+    policy: Policy  #: with nothing left open
+    plan: Plan  #: to be sealed
+    roomy: Plan  #: to be applied until then: free space stays as well, for code that is made meanwhile
+    unexplained: tuple[Unexplained, ...]
+
+
 def build_plan(survey: Survey, policy: Policy, nearest: Nearest = lambda _va: "unknown") -> Plan:
+    """The plan alone, see `attribute`."""
+    return attribute(survey, policy, nearest).plan
+
+
+def attribute(survey: Survey, policy: Policy, nearest: Nearest, frozen: Collection[str] = ()) -> Attribution:
     """Attribute every executable page, apply the policy, and tile the guest-physical space.
 
-    `nearest` names the symbol at an address, for findings. Dies if a mapping lies outside the physical space.
+    `nearest` names the symbol at an address, for findings; `frozen`: the settings of switches that are set before
+    the seal. Dies if a mapping lies outside the physical space.
     """
-    ground = Ground(survey)
+    ground, policy = Ground(survey), policy.settled(survey, frozen)
     claims = tuple(claim for rule in RULES for claim in rule.claims(ground))
-    engine = _Engine(survey, policy, nearest, _claimed(claims))
+    engine = _Engine(ground, policy, nearest, _claimed(claims))
     for mapping in ground.mappings:
         if mapping.frames.end > survey.kernel.max_pfn:
             die(
                 f"a mapping at {mapping.va:#x} leads to {mapping.pa:#x}, outside the guest's physical space",
-                "the page tables or proc/cpuinfo are wrong; record the guest again",
+                "the page tables or proc/cpuinfo are wrong; capture the guest again",
             )
         engine.attribute(mapping)
     engine.keep_physical(efi_is_exact=any(claim.kind is CodeKind.EFI_RUNTIME for claim in claims))
-    return engine.plan([*contradictions(survey), *_promises(claims, ground.runs), *_notes(survey)])
+    findings = (
+        *contradictions(survey),
+        *_promises(claims, ground.runs),
+        *_notes(survey),
+        *_unknown_efi(survey, policy),
+    )
+    return Attribution(policy, *engine.plans(findings), tuple(engine.unexplained))
 
 
 def _claimed(claims: Iterable[Claim]) -> PageMap[Claim]:
@@ -151,6 +186,19 @@ def _notes(survey: Survey) -> Iterator[Finding]:
         yield finding("physical-space")
 
 
+def _unknown_efi(survey: Survey, policy: Policy) -> Iterator[Finding]:
+    """Of a guest that EFI has started: what runs if the kernel calls the firmware, if anybody can tell."""
+    code, tables = survey.efi.code, survey.memory.efi_tables
+    if not isinstance(code, Unknown):
+        return
+    if isinstance(tables, Unknown) and not any(map(is_efi_address, survey.mappings)):
+        id_ = "efi-unknown" if policy.keeps(CodeKind.EFI_RUNTIME) else "efi-unknown-dropped"
+        problem, remedy = f"{code.reason}, and {tables.reason}", tables.remedy or code.remedy
+        yield finding(id_, problem=problem, remedy=remedy, loss=DROPPABLE[CodeKind.EFI_RUNTIME].risks["drop"])
+    elif not isinstance(tables, Absent):
+        yield finding("efi-by-tables", problem=code.reason, remedy=code.remedy)
+
+
 @dataclass(frozen=True, slots=True)
 class _Reason:
     """Why a frame is kept; equal reasons coalesce only where virtual addresses go on as well."""
@@ -164,12 +212,13 @@ class _Reason:
 class _Engine:
     """Collects kept frames and findings while the mappings pass by."""
 
-    def __init__(self, survey: Survey, policy: Policy, nearest: Nearest, explained: PageMap[Claim]) -> None:
-        self._survey, self._policy, self._nearest, self._explained = survey, policy, nearest, explained
+    def __init__(self, ground: Ground, policy: Policy, nearest: Nearest, explained: PageMap[Claim]) -> None:
+        self._ground, self._policy, self._nearest, self._explained = ground, policy, nearest, explained
+        self._survey = ground.survey
         self._kept: PageMap[_Reason] = PageMap()
-        self._int3 = PageSet(survey.memory.int3_pages)
+        self._int3 = PageSet(known(self._survey.memory.int3_pages, ()))
         self._dropped: dict[CodeKind, list[PageRange]] = {}
-        self._unexplained: list[tuple[PageRange, int]] = []
+        self.unexplained: list[Unexplained] = []
         self._findings: list[Finding] = []
 
     def attribute(self, mapping: Mapping) -> None:
@@ -177,18 +226,23 @@ class _Engine:
         offset = mapping.offset
         for pages, claim in self._explained.within(mapping.virtual):
             if claim is None:
-                self._unexplained.append((pages, offset))
+                self.unexplained.append(Unexplained(pages, offset, self._allocator(pages.start << PAGE_SHIFT)))
             elif not self._policy.keeps(claim.kind):
                 self._dropped.setdefault(claim.kind, []).append(pages.shift(-offset))
             else:
                 self._keep(pages.shift(-offset), _Reason(claim.kind, claim.owner, claim.section, offset))
                 if mapping.writable:
-                    va = pages.start << PAGE_SHIFT
-                    self._findings.append(finding("writable-executable", pages=len(pages), va=va))
+                    self._report_writable(pages, claim)
+
+    def _report_writable(self, pages: PageRange, claim: Claim) -> None:
+        # Firmware asks for such pages, and a kexec image is written where it runs; the kernel makes no others itself.
+        foreign = claim.kind in FOREIGN
+        facts = {"pages": len(pages), "va": pages.start << PAGE_SHIFT, "kind": claim.kind, "owner": claim.owner}
+        self._findings.append(finding("writable-executable" if foreign else "writable-code", **facts))
 
     def keep_physical(self, efi_is_exact: bool) -> None:
         """Keep what no executable mapping shows: the firmware's map without efi_mm, the crash kernel by policy."""
-        firmware = PageSet(() if efi_is_exact else self._survey.efi_runtime)
+        firmware = PageSet(() if efi_is_exact else known(self._survey.efi.code, ()))
         if firmware and self._policy.keeps(CodeKind.EFI_RUNTIME):
             self._findings.append(finding("efi-superset", pages=firmware.pages))
             self._keep_all(firmware, CodeKind.EFI_RUNTIME, "firmware", "runtime-map")
@@ -200,30 +254,51 @@ class _Engine:
         elif crash:
             self._findings.append(finding("crash-kernel-lost", pages=crash.pages))
 
-    def plan(self, findings: Iterable[Finding]) -> Plan:
-        """The plan, with the engine's own findings and those given, in one canonical order."""
+    def plans(self, findings: Iterable[Finding]) -> tuple[Plan, Plan]:
+        """Without the free space that the policy drops, and with it; their findings are the same.
+
+        These are the engine's own and those given, in one canonical order.
+        """
         self._report()
+        self._findings += findings
+        dropped = (self._free_space(kind) for kind in CodeKind if self._policy.drops_free(kind))
+        roomy, free = self._plan(self._kept), PageSet(run for runs in dropped for run in runs)
+        if not free:
+            return (self._told(roomy),) * 2
+        tight = self._plan((part, why) for run, why in self._kept for part in PageSet([run]) - free)
+        regions = tight.totals.mixed_2m - roomy.totals.mixed_2m
+        self._findings.append(finding("free-space-dropped", pages=free.pages, regions=regions))
+        return self._told(tight), self._told(roomy)
+
+    def _plan(self, kept: Iterable[tuple[PageRange, _Reason]]) -> Plan:
         keep = tuple(
             KeepRange(r.start, r.end, why.kind, why.owner, why.section, (r.start + why.offset) << PAGE_SHIFT)
-            for r, why in self._kept
+            for r, why in kept
         )
         frames, kernel = PageSet(k.pages for k in keep), self._survey.kernel
-        plan = Plan(
+        return Plan(
             kernel=PlanKernel(kernel.release, kernel.build_id, kernel.text_va, self._text_pa()),
             keep=keep,
             deny=tuple(frames.gaps(PageRange(0, kernel.max_pfn))),
             totals=Totals(frames.pages, len(keep), frames.mixed_regions()),
-            findings=tuple(sorted({*self._findings, *findings}, key=_order)),
+            findings=(),
         )
+
+    def _told(self, plan: Plan) -> Plan:
+        plan = replace(plan, findings=tuple(sorted({*self._findings}, key=_order)))
         return replace(plan, digest=_digest(plan))
 
+    def _free_space(self, kind: CodeKind) -> PageSet:
+        """Kept frames of a kind that nobody uses: what has no owner in a block, whatever it holds; else int3 alone."""
+        frames = PageSet(run for run, why in self._kept if why.kind is kind)
+        return frames if kind is CodeKind.EXECMEM else frames & self._int3
+
     def _keep(self, frames: PageRange, reason: _Reason) -> None:
-        for part in PageSet([frames]) - self._int3 if self._policy.tight else (frames,):
-            for free, other in list(self._kept.within(part)):
-                if other is None:
-                    self._kept.put(free, reason)
-                elif not reason.kind is other.kind is CodeKind.EFI_RUNTIME:  # efi_mm maps them twice
-                    self._report_shared(free, reason.offset, other.offset)
+        for free, other in list(self._kept.within(frames)):
+            if other is None:
+                self._kept.put(free, reason)
+            elif not reason.kind is other.kind is CodeKind.EFI_RUNTIME:  # efi_mm maps them twice
+                self._report_shared(free, reason.offset, other.offset)
 
     def _keep_all(self, frames: PageSet, kind: CodeKind, owner: str, section: str) -> None:
         base = (self._survey.memory.page_offset or 0) >> PAGE_SHIFT
@@ -236,36 +311,98 @@ class _Engine:
         first, second = sorted((frames.start + offset) << PAGE_SHIFT for offset in offsets)
         self._findings.append(finding("shared-frame", pa=frames.start << PAGE_SHIFT, first=first, second=second))
 
+    def _report_start(self) -> None:
+        """What the start page of processors costs, if it stays: who writes to it decides what they run."""
+        pages = sum(len(run) for run, why in self._kept if why.kind is CodeKind.TRAMPOLINE)
+        fact = self._survey.processors
+        if not pages:
+            return
+        why = fact.reason if isinstance(fact, Unknown) else ""
+        if isinstance(fact, Known):
+            why = f"{fact.value.online} of {fact.value.possible} possible processors are online"
+        loss = DROPPABLE[CodeKind.TRAMPOLINE].risks["drop"]
+        self._findings.append(finding("start-page-kept", pages=pages, why=why, loss=loss))
+
     def _report(self) -> None:
+        self._report_start()
         for kind, frames in self._dropped.items():
-            if choice := CHOICES.get(kind):
-                pages = PageSet(frames).pages
-                self._findings.append(finding("dropped", pages=pages, kind=kind, loss=choice.loss, key=choice.key))
-        padding = PageSet(run for run, _ in self._kept) & self._int3
-        if padding:
-            self._findings.append(finding("executable-padding", pages=padding.pages))
+            if kind is CodeKind.TRAMPOLINE and not may_start(self._survey.processors):
+                self._findings.append(finding("start-page-dropped", pages=PageSet(frames).pages))
+            elif kind is CodeKind.EFI_DATA:
+                self._findings.append(finding("efi-data-executable", pages=PageSet(frames).pages))
+            elif setting := DROPPABLE.get(kind):
+                facts = {"pages": PageSet(frames).pages, "loss": setting.risks["drop"], "key": setting.key}
+                self._findings.append(finding("dropped", kind=kind, **facts))
+        for kind in FREE_SPACE:
+            self._report_free(kind)
         self._report_unexplained()
+
+    def _report_free(self, kind: CodeKind) -> None:
+        """Free space that stays, or might: whoever writes to it has new code."""
+        holds, pages = self._survey.memory.int3_pages, self._free_space(kind).pages
+        if isinstance(holds, Unknown):
+            pages = sum(len(run) for run, why in self._kept if why.kind is kind)
+            facts = {"kind": kind, "pages": pages, "problem": holds.reason, "remedy": holds.remedy}
+            self._findings += [finding("free-space-unknown", **facts)] * bool(pages)
+        elif pages and not self._policy.drops_free(kind):
+            self._findings.append(finding("free-space-kept", kind=kind, pages=pages))
 
     def _report_unexplained(self) -> None:
         deny = self._policy.deny_unexplained
-        for pages, offset in self._unexplained:
-            for frames, why in self._kept.within(pages.shift(-offset)):
+        for run in self.unexplained:
+            for frames, why in self._kept.within(run.virtual.shift(-run.offset)):
                 if why:
-                    self._report_shared(frames, offset, why.offset)
-        for pages, offset in self._unexplained[:UNEXPLAINED_LIMIT]:
-            va, pa = pages.start << PAGE_SHIFT, (pages.start - offset) << PAGE_SHIFT
+                    self._report_shared(frames, run.offset, why.offset)
+        for run in self.unexplained[:UNEXPLAINED_LIMIT]:
+            va, pa = run.virtual.start << PAGE_SHIFT, (run.virtual.start - run.offset) << PAGE_SHIFT
             name = "unexplained-denied" if deny else "unexplained-mapping"
-            self._findings.append(finding(name, pages=len(pages), va=va, pa=pa, symbol=self._nearest(va)))
-        if (more := len(self._unexplained) - UNEXPLAINED_LIMIT) > 0:
+            symbol = self._nearest(va)
+            whose, advice = self._whose(va, symbol)
+            facts = {"pages": len(run.virtual), "va": va, "pa": pa, "owner": run.owner, "symbol": symbol}
+            self._findings.append(finding(name, **facts, whose=whose, advice=advice))
+        if self.unexplained:
+            self._findings += _untold(self._survey)
+        if (more := len(self.unexplained) - UNEXPLAINED_LIMIT) > 0:
             self._findings.append(finding("unexplained-denied-more" if deny else "unexplained-more", count=more))
+
+    def _allocator(self, va: int) -> str:
+        """Who allocated the memory at `va`; empty if that is not known."""
+        area = self._ground.area(va)
+        return f"{area.caller}()" + (f" of module {area.module}" if area.module else "") if area else ""
+
+    def _whose(self, va: int, symbol: str) -> tuple[str, str]:
+        """What is known of executable memory that no rule knows, and what to do about it."""
+        area, areas = self._ground.area(va), self._ground.survey.areas
+        if area:
+            advice = f"unload module {area.module}" if area.module else "find out what it is for"
+            return f"allocated by {self._allocator(va)}", advice
+        if isinstance(areas, Known) and not self._ground.placed:
+            return f"near {symbol}", "with kernel.kptr_restrict=1 /proc/vmallocinfo names who allocated it"
+        return f"near {symbol}", "wait until modules have settled and try again"
 
     def _text_pa(self) -> int:
         tables, code = physical_text(self._survey), self._survey.kernel.code_iomem
         return tables if tables is not None else code[0] if code else 0
 
 
+def _untold(survey: Survey) -> Iterator[Finding]:
+    """Sources that could have explained a page, if they could be read: each once, with all that it could have told."""
+    silent: dict[Unknown, list[Rule]] = {}
+    for rule in RULES:
+        if rule.fact and isinstance(fact := rule.fact(survey), Unknown):
+            silent.setdefault(fact, []).append(rule)
+    for fact, rules in silent.items():
+        remedy = fact.remedy or "capture the guest again, or run as root"
+        what, meaning = _either(rule.reason for rule in rules), _either(rule.unknown for rule in rules)
+        yield finding("source-unknown", what=what, problem=fact.reason, meaning=meaning, remedy=remedy)
+
+
+def _either(texts: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(texts))
+
+
 def _order(item: Finding) -> tuple[int, Finding]:
-    return -list(Severity).index(item.severity), item
+    return item.severity.rank, item
 
 
 def _digest(plan: Plan) -> str:

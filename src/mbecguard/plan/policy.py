@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from mbecguard.settings import Settings
+from mbecguard.guest.processors import Processors
+from mbecguard.guest.survey import Survey
+from mbecguard.settings.declared import BY_KEY, Setting
+from mbecguard.settings.load import Settings
+from mbecguard.values.facts import Fact, Known
 
 
 class CodeKind(StrEnum):
@@ -21,48 +26,83 @@ class CodeKind(StrEnum):
     KPROBE = "kprobe"
     TRAMPOLINE = "trampoline"
     EFI_RUNTIME = "efi-runtime"
+    EFI_DATA = "efi-data"  #: never kept: old firmware has the kernel map its data executable
     KEXEC = "kexec"
     HYPERCALL = "hypercall"
     CANARY = "canary"  #: never kept: it exists to be denied
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A kind that a policy may drop: its setting, and what is lost then."""
-
-    key: str
-    loss: str
-
-
-CHOICES: dict[CodeKind, Choice] = {
-    CodeKind.BPF: Choice("bpf", "every BPF program that is already compiled faults when it runs next"),
-    CodeKind.FTRACE: Choice("ftrace", "the tracer that owns them faults; stop it before the lock"),
-    CodeKind.KPROBE: Choice("kprobe", "probes in the middle of a function fault; remove them before the lock"),
-    CodeKind.TRAMPOLINE: Choice("trampoline", "no CPU can be brought online, nor the guest resume from suspend"),
-    CodeKind.EFI_RUNTIME: Choice("efi_runtime", "EFI variables, reboot and panic records through EFI fault"),
-    CodeKind.KEXEC: Choice("kexec", "the loaded kexec or crash kernel cannot be started"),
+#: The kinds that a policy may drop, and their settings.
+DROPPABLE: dict[CodeKind, Setting] = {
+    CodeKind.BPF: BY_KEY["policy.bpf"],
+    CodeKind.FTRACE: BY_KEY["policy.ftrace"],
+    CodeKind.KPROBE: BY_KEY["policy.kprobe"],
+    CodeKind.TRAMPOLINE: BY_KEY["policy.trampoline"],
+    CodeKind.EFI_RUNTIME: BY_KEY["policy.efi_runtime"],
+    CodeKind.KEXEC: BY_KEY["policy.kexec"],
+}
+#: Code that is not the kernel's own: nobody but its maker knows what of it is used.
+FOREIGN = (CodeKind.EFI_RUNTIME, CodeKind.KEXEC)
+#: The kinds with free space that `policy.tight = "auto"` drops: whoever would use it later is frozen by these switches.
+#: mm/execmem.c: slots of kprobes, and text of modules, which the shim holds back in any case. kernel/bpf/core.c
+#: bpf_prog_pack_alloc(): programs; trampolines and dispatchers as well, which nothing freezes.
+FREE_SPACE: dict[CodeKind, tuple[str, ...]] = {
+    CodeKind.EXECMEM: ("freeze.kprobes",),
+    CodeKind.BPF: ("freeze.bpf_jit",),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The decisions of one administrator."""
+    """The decisions of one administrator; what is `open` the guest decides, see `settled`."""
 
     dropped: tuple[CodeKind, ...] = (CodeKind.KEXEC,)
     keep_crash_kernel: bool = False
-    tight: bool = False
+    tight: bool = False  #: free space is dropped, of every kind but BPF, which may need what is reserved for it
     deny_unexplained: bool = False
+    open: tuple[CodeKind, ...] = ()  #: none in records: a rerun and an audit plan as the seal was planned
+    free: tuple[CodeKind, ...] = ()  #: kinds whose free space is dropped, if not that of all
 
     def keeps(self, kind: CodeKind) -> bool:
         """Whether pages of that kind stay kernel-executable."""
-        return kind is not CodeKind.CANARY and kind not in self.dropped
+        return kind not in (CodeKind.CANARY, CodeKind.EFI_DATA, *self.dropped)
+
+    def drops_free(self, kind: CodeKind) -> bool:
+        """Whether pages of that kind that nobody uses become non-executable."""
+        return kind in self.free or (self.tight and kind not in (*FOREIGN, CodeKind.BPF))
+
+    def settled(self, survey: Survey, frozen: Collection[str] = ()) -> Policy:
+        """The same with nothing left open; `frozen` are the settings of the switches that are set before the seal."""
+        drops = CodeKind.TRAMPOLINE in self.open and not may_start(survey.processors)
+        free = (kind for kind, users in FREE_SPACE.items() if kind in self.open and set(users) <= set(frozen))
+        dropped = (*self.dropped, CodeKind.TRAMPOLINE) if drops else self.dropped
+        return replace(self, dropped=dropped, open=(), free=(*self.free, *free))
+
+    @property
+    def roomy(self) -> Policy:
+        """The same, but all free space stays."""
+        return replace(self, tight=False, free=(), open=tuple(kind for kind in self.open if kind not in FREE_SPACE))
+
+
+def may_start(processors: Fact[Processors]) -> bool:
+    """Whether another processor can come online; what nobody can tell may be."""
+    return not isinstance(processors, Known) or processors.value.possible > processors.value.online
+
+
+#: Kinds whose free space goes if what would use it is frozen, by the choice; that of the others goes with `on` anyway.
+_TIGHT: dict[str, tuple[CodeKind, ...]] = {"auto": tuple(FREE_SPACE), "on": (CodeKind.BPF,), "off": ()}
 
 
 def from_settings(settings: Settings) -> Policy:
     """The policy part of the settings."""
     return Policy(
-        dropped=tuple(kind for kind, choice in CHOICES.items() if settings.text(f"policy.{choice.key}") == "drop"),
+        dropped=_chosen(settings, "drop"),
         keep_crash_kernel=settings.text("policy.crash_kernel") == "keep",
-        tight=settings.enabled("policy.tight"),
+        tight=settings.text("policy.tight") == "on",
         deny_unexplained=settings.enabled("policy.deny_unexplained"),
+        open=(*_chosen(settings, "auto"), *_TIGHT[settings.text("policy.tight")]),
     )
+
+
+def _chosen(settings: Settings, choice: str) -> tuple[CodeKind, ...]:
+    return tuple(kind for kind, setting in DROPPABLE.items() if settings.text(setting.key) == choice)

@@ -7,28 +7,39 @@ wins. The planner applies the table; nothing here decides what is kept.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.execmap import Mapping
-from mbecguard.guest.kcore import EFI_WINDOW, START_KERNEL_MAP
-from mbecguard.guest.procfs import KERNEL_HALF, Symbol
+from mbecguard.guest.kcore import START_KERNEL_MAP
+from mbecguard.guest.procfs import KERNEL_HALF, Symbol, VmallocArea
 from mbecguard.guest.survey import ModuleFacts, Survey
-from mbecguard.image.module import text_layout
-from mbecguard.image.sections import SectionKind
-from mbecguard.pages import LARGE_PAGES, PAGE_SHIFT, PageRange, PageSet
+from mbecguard.image.module import core_text
+from mbecguard.image.sections import Section, SectionKind
 from mbecguard.plan.policy import CodeKind
+from mbecguard.values.facts import Fact, Unknown, known
+from mbecguard.values.pages import LARGE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageRange, PageSet
 
 SHIM_CANARY = ("mbecguard_shim", ".text.canary")  #: module, section: one page
 LOW_MEMORY = 1 << 20  #: the real-mode blob lies below 1 MiB
 GIGABYTE = 1 << 30
 
+#: Who allocates packs of BPF code, and up to 6.1 pages of trampolines. Which of these a compiler has inlined differs.
+PACK_CALLERS = (
+    *("bpf_prog_pack_alloc", "alloc_new_pack", "bpf_jit_alloc_exec"),
+    *("bpf_jit_alloc_exec_page", "bpf_trampoline_update", "bpf_trampoline_get"),
+)
 #: vmalloc callers whose areas hold generated code, as /proc/vmallocinfo names them.
 AREA_CALLERS = {
-    "bpf_prog_pack_alloc": CodeKind.BPF,
-    "bpf_jit_alloc_exec": CodeKind.BPF,
+    **dict.fromkeys(PACK_CALLERS, CodeKind.BPF),
     "apply_retpolines": CodeKind.ITS_THUNK,
     "its_alloc": CodeKind.ITS_THUNK,
+    "__its_alloc": CodeKind.ITS_THUNK,
+    "its_init_mod": CodeKind.ITS_THUNK,
     "arch_ftrace_update_trampoline": CodeKind.FTRACE,
     "create_trampoline": CodeKind.FTRACE,
     "alloc_insn_page": CodeKind.KPROBE,
@@ -56,11 +67,28 @@ class Ground:
         #: Maximal runs of executable virtual pages. vmalloc puts a guard page behind each area, so that a run is
         #: one area, or one block of execmem.
         self.runs = PageSet(m.virtual for m in self.mappings)
+        self.areas = known(survey.areas, ())
+        #: Those whose place is told, with it.
+        self.placed = tuple((area, area.start) for area in self.areas if area.start is not None)
 
     def run(self, va: int) -> PageRange | None:
         """The executable run that holds byte address `va`."""
         page = va >> PAGE_SHIFT
         return next(self.runs.touching(PageRange(page, page + 1)), None)
+
+    @cached_property
+    def _owned(self) -> frozenset[PageRange]:
+        bases = [base for m in self.survey.modules if (base := module_base(m)) is not None]
+        generated = [s.va for s in self.survey.symbols if s.tag in ("__builtin__ftrace", "__builtin__kprobes")]
+        return frozenset(run for va in (*bases, *generated) if (run := self.run(va)))
+
+    def owned(self, run: PageRange) -> bool:
+        """Whether a run holds text of a listed module, or what the tracer or kprobes made."""
+        return run in self._owned
+
+    def area(self, va: int) -> VmallocArea | None:
+        """The vmalloc area that holds byte address `va`, if its place is known."""
+        return next((area for area, start in self.placed if start <= va < start + area.bytes), None)
 
     def in_direct_map(self, mapping: Mapping) -> bool:
         """Whether this is physical memory as the direct map shows it."""
@@ -75,11 +103,31 @@ def is_block(run: PageRange) -> bool:
     return run.start % LARGE_PAGES == run.end % LARGE_PAGES == 0
 
 
+def module_layout(module: ModuleFacts) -> tuple[tuple[Section, int], ...]:
+    """Core text sections and their byte offsets in the module's text allocation.
+
+    Where modules cannot be unloaded, their exit code is freed; whether it has left a gap, the addresses tell.
+    """
+    if not module.image:
+        return ()
+    whole = core_text(module.image)
+    if module.unload:
+        return whole
+    gaps = tuple((section, offset) for section, offset in whole if section.kind is not SectionKind.EXIT)
+    bases = {module.sections.get(section.name, 0) - offset for section, offset in gaps}
+    return gaps if len(bases) == 1 else core_text(module.image, unload=False)
+
+
 def module_base(module: ModuleFacts) -> int | None:
-    """Virtual address of a module's text allocation, or None if it has no text or no address of it is known."""
-    layout = text_layout(module.image) if module.image else {}
-    bases = (module.sections.get(name, 0) - offset for name, offset in layout.items())
-    return next((base for base in bases if base >= KERNEL_HALF), None)
+    """Virtual address of a module's text allocation, or None if it has no text or no address of it is known.
+
+    By its sections in /sys/module; where sysfs has none, as of a module with two sections of one name
+    (kernel/module/sysfs.c add_sect_attrs), by /proc/modules.
+    """
+    layout = module_layout(module)
+    bases = (module.sections.get(section.name, 0) - offset for section, offset in layout)
+    own = module.text_va if layout and not module.sections else 0
+    return next((base for base in (*bases, own) if base >= KERNEL_HALF), None)
 
 
 def _kernel_text(ground: Ground) -> Iterator[Claim]:
@@ -98,10 +146,13 @@ def _module_text(ground: Ground) -> Iterator[Claim]:
         base = module_base(module)
         if base is None or not module.image:
             continue
-        sizes = {s.name: s.bytes for s in module.image.sections}
-        for name, offset in text_layout(module.image).items():
-            pages = PageRange.covering(base + offset, sizes[name])
-            yield Claim(pages, CodeKind.MODULE_TEXT, module.name, name, promised=True)
+        for section, offset in module_layout(module):
+            pages = PageRange.covering(base + offset, section.bytes)
+            yield Claim(pages, CodeKind.MODULE_TEXT, module.name, section.name, promised=True)
+        for section, offset in () if module.unload else core_text(module.image):
+            if section.kind is SectionKind.EXIT:  # if its kernel has not freed it, this is where it lies
+                pages = PageRange.covering(base + offset, section.bytes)
+                yield Claim(pages, CodeKind.MODULE_TEXT, module.name, section.name)
 
 
 def _canary(ground: Ground) -> Iterator[Claim]:
@@ -111,7 +162,7 @@ def _canary(ground: Ground) -> Iterator[Claim]:
 
 
 def _its_thunks(ground: Ground) -> Iterator[Claim]:
-    thunks = PageSet(ground.survey.memory.thunk_pages)
+    thunks = PageSet(known(ground.survey.memory.thunk_pages, ()))
     for mapping in ground.mappings:
         for run in thunks.touching(mapping.frames) if mapping.va >= START_KERNEL_MAP else ():
             yield Claim((run & mapping.frames).shift(mapping.offset), CodeKind.ITS_THUNK, "kernel", "its_pages")
@@ -125,7 +176,21 @@ def _named(ground: Ground, tag: str) -> Iterator[tuple[Symbol, PageRange]]:
 
 
 def _bpf(ground: Ground) -> Iterator[Claim]:
-    for run in sorted({run for _, run in _named(ground, "bpf")}):
+    """Packs with a named program, and those that nobody names: classic BPF (seccomp, socket filters) has no symbol.
+
+    A pack is one area. Where /proc/vmallocinfo hashes addresses, it still tells how many areas of which size were
+    allocated for packs: so many runs of that size, and no more, are packs.
+    """
+    named = {run for _, run in _named(ground, "bpf")}
+    packs = Counter(area.bytes - PAGE_SIZE for area in ground.areas if area.caller in PACK_CALLERS and not area.module)
+    thunks = PageSet(claim.pages for claim in _its_thunks(ground))
+    module_space = [run for run in ground.runs if run.start << PAGE_SHIFT >= START_KERNEL_MAP]
+    for size, number in packs.items():
+        runs = [run for run in module_space if len(run) << PAGE_SHIFT == size and not thunks & PageSet([run])]
+        others = [run for run in runs if run not in named and not ground.owned(run)]
+        if len(others) <= number - sum(run in named for run in runs):
+            named.update(others)
+    for run in sorted(named):
         yield Claim(run, CodeKind.BPF, "bpf")
 
 
@@ -145,80 +210,165 @@ def _kprobes(ground: Ground) -> Iterator[Claim]:
 
 
 def _areas(ground: Ground) -> Iterator[Claim]:
-    for area in ground.survey.areas:
-        kind = AREA_CALLERS.get(area.caller)
+    for area, start in ground.placed:
+        kind = None if area.module else AREA_CALLERS.get(area.caller)
         if kind:
-            yield Claim(PageRange.covering(area.start, area.end - area.start), kind, "kernel", area.caller)
+            yield Claim(PageRange.covering(start, area.bytes), kind, "kernel", area.caller)
 
 
 def _hypercall_page(ground: Ground) -> Iterator[Claim]:
-    page = ground.survey.memory.hypercall_page
+    page = known(ground.survey.memory.hypercall_page, None)
     if page:
         yield Claim(PageRange.covering(page, 1), CodeKind.HYPERCALL, "hyper-v", "hv_hypercall_pg")
 
 
 def _trampoline(ground: Ground) -> Iterator[Claim]:
-    known = ground.survey.memory.trampoline or PageRange.covering(0, LOW_MEMORY)
+    blob = known(ground.survey.memory.trampoline, PageRange.covering(0, LOW_MEMORY))
     for m in ground.mappings:
         if ground.in_direct_map(m):
-            yield Claim((m.frames & known).shift(m.offset), CodeKind.TRAMPOLINE, "kernel", "real_mode_header")
-
-
-def is_efi_address(mapping: Mapping) -> bool:
-    """Whether only efi_mm maps this: its window below the kernel image, or the identity map of the lower half."""
-    return mapping.va in EFI_WINDOW or mapping.va == mapping.pa
+            yield Claim((m.frames & blob).shift(m.offset), CodeKind.TRAMPOLINE, "kernel", "real_mode_header")
 
 
 def _efi_runtime(ground: Ground) -> Iterator[Claim]:
-    firmware = PageSet(ground.survey.efi_runtime)
+    efi = ground.survey.efi
     for m in filter(is_efi_address, ground.mappings):
-        for run in firmware.touching(m.frames):
+        if isinstance(efi.code, Unknown):
+            yield Claim(m.virtual, CodeKind.EFI_RUNTIME, "firmware", "efi_mm")
+        for run in PageSet(known(efi.code, ())).touching(m.frames):
             yield Claim((run & m.frames).shift(m.offset), CodeKind.EFI_RUNTIME, "firmware", "runtime-services-code")
 
 
+def _efi_data(ground: Ground) -> Iterator[Claim]:
+    data = PageSet(ground.survey.efi.data)
+    for m in filter(is_efi_address, ground.mappings):
+        for run in data.touching(m.frames):
+            yield Claim((run & m.frames).shift(m.offset), CodeKind.EFI_DATA, "firmware", "runtime-services-data")
+
+
 def _kexec(ground: Ground) -> Iterator[Claim]:
-    if ground.survey.kexec_loaded:
-        for m in ground.mappings:
-            if ground.in_direct_map(m) and m.pa >= LOW_MEMORY and len(m.virtual) == 1:
-                yield Claim(m.virtual, CodeKind.KEXEC, "kernel", "control page")
+    """One page for each loaded image; where there are more, nobody can tell which these are."""
+    pages = [m for m in ground.mappings if ground.in_direct_map(m) and m.pa >= LOW_MEMORY and len(m.virtual) == 1]
+    if len(pages) <= known(ground.survey.kexec_images, 0):
+        for m in pages:
+            yield Claim(m.virtual, CodeKind.KEXEC, "kernel", "control page")
+
+
+def _freed_init(ground: Ground) -> Iterator[Claim]:
+    """What a module's initialisation left in a block: free space that holds the code until somebody else takes it."""
+    for module in ground.survey.modules:
+        for section, pages in module.init_pages():
+            run = ground.run(pages.start << PAGE_SHIFT)
+            if run and is_block(run) and pages.end <= run.end:
+                yield Claim(pages, CodeKind.EXECMEM, module.name, f"{section} (freed)")
 
 
 def _execmem(ground: Ground) -> Iterator[Claim]:
-    bases = [base for m in ground.survey.modules if (base := module_base(m)) is not None]
-    generated = [s.va for s in ground.survey.symbols if s.tag in ("__builtin__ftrace", "__builtin__kprobes")]
-    for run in sorted({run for va in (*bases, *generated) if (run := ground.run(va)) and is_block(run)}):
-        yield Claim(run, CodeKind.EXECMEM, "kernel")
+    """Free space of the blocks, which holds nothing but int3; what is in use has its owner, page by page."""
+    free = PageSet(known(ground.survey.memory.int3_pages, ()))
+    for mapping in ground.mappings:
+        for run in free.touching(mapping.frames):
+            pages = (run & mapping.frames).shift(mapping.offset)
+            block = ground.run(pages.start << PAGE_SHIFT)
+            if block and is_block(block):
+                yield Claim(pages, CodeKind.EXECMEM, "kernel", "free")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One reason for a page to be executable, with its source in the kernel."""
+    """One reason for a page to be executable, with its source in the kernel.
+
+    `fact` is what the rule stands on, where that can be unknown; `unknown` says what the rule does then.
+    """
 
     kind: CodeKind | None  #: None: each claim says
     claims: Callable[[Ground], Iterable[Claim]]
     reason: str
     source: str
+    fact: Callable[[Survey], Fact[Any]] | None = None
+    unknown: str = ""
 
 
+_NO_CLAIM = "such pages stay unexplained"
 _K = CodeKind
 #: In order of precedence.
 RULES: tuple[Rule, ...] = (
     Rule(_K.CANARY, _canary, "the shim's page that exists to be denied", "hypercall-shim/canary.S"),
     Rule(_K.KERNEL_TEXT, _kernel_text, "the kernel image's own text", "arch/x86/kernel/vmlinux.lds.S"),
     Rule(_K.MODULE_TEXT, _module_text, "text of a loaded module", "kernel/module/main.c layout_sections()"),
-    Rule(_K.ITS_THUNK, _its_thunks, "only jumps and int3", "arch/x86/kernel/alternative.c its_init_thunk()"),
-    Rule(_K.BPF, _bpf, "JIT pack with named BPF code", "kernel/bpf/core.c bpf_prog_pack_alloc(): whole packs of 2 MiB"),
+    Rule(
+        _K.ITS_THUNK,
+        _its_thunks,
+        "only jumps and int3",
+        "arch/x86/kernel/alternative.c its_init_thunk()",
+        lambda survey: survey.memory.thunk_pages,
+        _NO_CLAIM,
+    ),
+    Rule(
+        _K.BPF,
+        _bpf,
+        "JIT pack of BPF code",
+        "kernel/bpf/core.c bpf_prog_pack_alloc(): whole packs of 2 MiB",
+        lambda survey: survey.areas,
+        _NO_CLAIM,
+    ),
     Rule(_K.FTRACE, _ftrace, "trampoline of the function tracer", "arch/x86/kernel/ftrace.c create_trampoline()"),
     Rule(_K.KPROBE, _kprobes, "instruction slots of kprobes", "kernel/kprobes.c __get_insn_slot()"),
-    Rule(_K.HYPERCALL, _hypercall_page, "hypercall page", "arch/x86/hyperv/hv_init.c hyperv_init()"),
-    Rule(None, _areas, "vmalloc area of a known caller", "mm/vmalloc.c vmalloc_info_show()"),
-    Rule(_K.TRAMPOLINE, _trampoline, "start-up code of further CPUs", "arch/x86/realmode/init.c real_mode_blob"),
     Rule(
-        _K.EFI_RUNTIME, _efi_runtime, "EFI runtime services code", "arch/x86/platform/efi/efi_64.c; EFI memory type 5"
+        _K.HYPERCALL,
+        _hypercall_page,
+        "hypercall page",
+        "arch/x86/hyperv/hv_init.c hyperv_init()",
+        lambda survey: survey.memory.hypercall_page,
+        _NO_CLAIM,
     ),
-    Rule(_K.KEXEC, _kexec, "control page of a loaded kexec image", "arch/x86/kernel/machine_kexec_64.c"),
-    Rule(_K.EXECMEM, _execmem, "execmem block of modules, ftrace and kprobes", "mm/execmem.c execmem_cache_populate()"),
+    Rule(
+        None,
+        _areas,
+        "vmalloc area of a known caller",
+        "mm/vmalloc.c vmalloc_info_show()",
+        lambda survey: survey.areas,
+        _NO_CLAIM,
+    ),
+    Rule(
+        _K.TRAMPOLINE,
+        _trampoline,
+        "start-up code of further CPUs",
+        "arch/x86/realmode/init.c real_mode_blob",
+        lambda survey: survey.memory.trampoline,
+        "all that is executable below 1 MiB counts as it",
+    ),
+    Rule(
+        _K.EFI_RUNTIME,
+        _efi_runtime,
+        "EFI runtime services code",
+        "arch/x86/platform/efi/efi_64.c; EFI memory type 5",
+        lambda survey: survey.efi.code,
+        "all that only efi_mm maps executable counts as it",
+    ),
+    Rule(_K.EFI_DATA, _efi_data, "EFI runtime services data, mapped executable", "EFI memory types 6, 11 and 12"),
+    Rule(
+        _K.KEXEC,
+        _kexec,
+        "control page of a loaded kexec image",
+        "arch/x86/kernel/machine_kexec_64.c",
+        lambda survey: survey.kexec_images,
+        _NO_CLAIM,
+    ),
+    Rule(
+        _K.EXECMEM,
+        _execmem,
+        "free space in an execmem block, nothing but int3",
+        "mm/execmem.c execmem_fill_trapping_insns()",
+        lambda survey: survey.memory.int3_pages,
+        _NO_CLAIM,
+    ),
+    Rule(
+        _K.EXECMEM,
+        _freed_init,
+        "free space in an execmem block, where a module was initialised",
+        "kernel/module/main.c do_free_init()",
+    ),
 )
 
 #: Why pages of a kind are kept, in words.
-REASONS: dict[CodeKind, str] = {rule.kind: rule.reason for rule in RULES if rule.kind}
+REASONS: dict[CodeKind, str] = {rule.kind: rule.reason for rule in reversed(RULES) if rule.kind}

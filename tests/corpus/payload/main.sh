@@ -22,7 +22,7 @@ mkdir -p out/guest
 python3 oracle_facts.py out || fail "facts for the oracle"
 python3 collect.py out/guest || fail "collector"
 if [ -d src ]; then
-    PYTHONPATH=src python3 record.py out/product || fail "the product's own recording"
+    PYTHONPATH=src python3 product.py out/product || fail "the product's own capture"
 fi
 tar -cf /dev/vdc -C out . && sync || fail "tar"
 verdict RECORDED

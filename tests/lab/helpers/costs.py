@@ -7,10 +7,10 @@ The guest's clock is the emulated machine's, which runs 300 M instructions a sec
 import time
 from collections.abc import Callable
 
-from mbecguard import settings
-from mbecguard.host.ioctl import open_device
-from mbecguard.lock import equal_request
+from mbecguard.device import open_device
+from mbecguard.lock.request import equal_request
 from mbecguard.session import Places, Session
+from mbecguard.settings.load import load as load_settings
 
 RATE = 0.3  #: instructions per nanosecond
 
@@ -25,11 +25,11 @@ def cost(act: Callable[[], object]) -> float:
     return min(spent)
 
 
-session = Session(settings.load(), Places.default())
+session = Session(load_settings(), Places.live())
 host, device = session.host, open_device()
-record = session.status().record
-assert record
-request = equal_request(record.plan, host.canary_pfn)
+entry = session.store.last(session.guest.boot_id)
+assert entry
+request = equal_request(session.store.plan(entry.record), host.canary_pfn)
 
 print(f"agent-survey-and-plan {cost(session.look):.1f}")
 print(f"shim-walk {cost(lambda: list(device.mappings(content=True))):.2f}")

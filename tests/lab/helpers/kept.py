@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Compare three accounts of what this sealed kernel may execute, page for page; one line each: name, then what is so.
 
-RECORD is the agent's (JSON). HOST holds `range START END PERMISSIONS` of the host's map (hexadecimal page frames).
-The third are the page tables, walked by the oracle that the recorded guests are compared with: neither shim nor agent
+REPORT is the agent's (JSON). HOST holds `range START END PERMISSIONS` of the host's map (hexadecimal page frames).
+The third are the page tables, walked by the oracle that the captured guests are compared with: neither shim nor agent
 has a part in it. /proc/kcore is where it finds memory.
 """
 
@@ -58,7 +58,7 @@ def frames(leaves: Iterable[Leaf]) -> dict[int, int]:
 
 def planned(plan: dict[str, Any]) -> Frames:
     """What the plan keeps."""
-    return {pfn for kept in plan["keep"] for pfn in range(kept["start"], kept["end"])}
+    return {pfn for kept in plan["keep"] for pfn in range(int(kept["start"], 16), int(kept["end"], 16))}
 
 
 def granted(text: str, max_pfn: int) -> tuple[Frames, list[str]]:
@@ -82,7 +82,7 @@ def granted(text: str, max_pfn: int) -> tuple[Frames, list[str]]:
 def compare(tables: dict[int, int], plan: dict[str, Any], host: str, canary: int) -> dict[str, str]:
     """What is to be told; `canary` is the address of the page that exists to be denied."""
     executable, keep = set(tables.values()), planned(plan)
-    allowed, problems = granted(host, max(part["end"] for part in (*plan["keep"], *plan["deny"])))
+    allowed, problems = granted(host, max(int(part["end"], 16) for part in (*plan["keep"], *plan["deny"])))
     hidden = tables.get(canary // PAGE)
     unplanned = executable - keep - {hidden}
     return {
@@ -108,12 +108,12 @@ def address(symbols: str, name: str) -> int:
     return int(found[1], 16)
 
 
-def main(record: str, host: str) -> None:
+def main(report: str, host: str) -> None:
     """Tell how the three accounts differ."""
     core, symbols = Core(), Path("/proc/kallsyms").read_text()
     levels = 5 if " la57 " in Path("/proc/cpuinfo").read_text() else 4
     tables = frames(walk(core, core.physical(address(symbols, "init_top_pgt")), levels, KERNEL_HALF))
-    plan = json.loads(Path(record).read_text())["plan"]
+    plan = json.loads(Path(report).read_text())["plan"]
     told = compare(tables, plan, Path(host).read_text(), address(symbols, "mbecg_canary"))
     for name, value in told.items():
         print(name, value)

@@ -7,10 +7,10 @@ Prints one line for each step: the step, what ended the agent, the state that `s
 import os
 import signal
 
-from mbecguard import settings
-from mbecguard.audit.record import Step
-from mbecguard.errors import UserError
+from mbecguard.records.record import Step
 from mbecguard.session import Places, Session
+from mbecguard.settings.load import load as load_settings
+from mbecguard.values.errors import UserError
 
 
 def attempt(step: Step) -> None:
@@ -20,8 +20,8 @@ def attempt(step: Step) -> None:
         if reached is step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    chosen = settings.load(overrides=["freeze.modules=off"])  # it cannot be taken back
-    transaction = Session(chosen, Places.default()).transaction(lambda _event, _facts: None)
+    chosen = load_settings(overrides=["freeze.modules=off"])  # it cannot be taken back
+    transaction = Session(chosen, Places.live()).transaction(lambda _event, _facts: None)
     transaction.reach = reach
     transaction.run()
 
@@ -44,5 +44,5 @@ def ending(step: Step) -> str:
 
 for each in Step:
     end = ending(each)
-    state = Session(settings.load(), Places.default()).status().state
+    state = Session(load_settings(), Places.live()).status().state
     print(each.value, end, state.value, flush=True)

@@ -36,3 +36,8 @@ canary_\number\().cold:
 	.popsection
 	_ASM_EXTABLE_TYPE(canary_\number, canary_\number\().cold, EX_TYPE_FAULT)
 	.endr
+
+	/* Text that nobody runs: whoever points its address at another page gets away with it. */
+	.globl mbectest_blank
+mbectest_blank:
+	.fill	4096, 1, 0xcc

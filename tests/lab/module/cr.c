@@ -12,7 +12,8 @@
 #include "mbectest.h"
 
 #define X2APIC_ICR	0x830
-#define ASSERTED_INIT	(APIC_INT_ASSERT | APIC_DM_INIT)
+
+static void __iomem *xapic;	/* mapped before any attack: it may not sleep then */
 
 /* MOV to CR by hand: the kernel's own helpers would put a pinned bit back. The trap, or -1. */
 static int try_cr0(unsigned long value)
@@ -94,7 +95,24 @@ int mbectest_verb_write_cr(const u64 *words, int count, char *text, size_t size)
 	return scnprintf(text, size, after == before ? "unchanged" : "changed");
 }
 
-static u64 apic_base(void)
+/* TIMES: clear CR0.WP and set it again. */
+int mbectest_verb_toggle_wp(const u64 *words, int count, char *text, size_t size)
+{
+	unsigned long flags, before;
+	int trap = -1;
+	u64 i;
+
+	local_irq_save(flags);
+	before = mbectest_read_cr(0);
+	for (i = 0; i < words[0] && trap < 0; i++) {
+		trap = mbectest_try_cr(0, before & ~X86_CR0_WP);
+		mbectest_try_cr(0, before);
+	}
+	local_irq_restore(flags);
+	return trap < 0 ? scnprintf(text, size, "done") : scnprintf(text, size, "trap %d", trap);
+}
+
+u64 mbectest_apic_base(void)
 {
 	u32 low, high;
 
@@ -102,23 +120,39 @@ static u64 apic_base(void)
 	return (u64)high << 32 | low;
 }
 
-static int send_by_mmio(u32 id)
+/* Of this CPU. */
+u32 mbectest_apic_id(void)
 {
-	void __iomem *apic = ioremap(APIC_DEFAULT_PHYS_BASE, PAGE_SIZE);
+	u32 a = 1, b, c = 0, d;
 
-	if (!apic)
-		return -ENOMEM;
-	writel(id << 24, apic + APIC_ICR2);
-	writel(ASSERTED_INIT, apic + APIC_ICR);
-	iounmap(apic);
-	return 0;
+	asm volatile("cpuid" : "+a" (a), "=b" (b), "+c" (c), "=d" (d));
+	return b >> 24;
+}
+
+void mbectest_send_ipi(u32 id, u32 command)
+{
+	if (mbectest_apic_base() & X2APIC_ENABLE) {
+		asm volatile("wrmsr" : : "c" (X2APIC_ICR), "a" (command), "d" (id));
+		return;
+	}
+	writel(id << 24, xapic + APIC_ICR2);
+	writel(command, xapic + APIC_ICR);
+}
+
+int mbectest_apic_init(void)
+{
+	xapic = ioremap(APIC_DEFAULT_PHYS_BASE, PAGE_SIZE);
+	return xapic ? 0 : -ENOMEM;
+}
+
+void mbectest_apic_exit(void)
+{
+	iounmap(xapic);
 }
 
 /* ID: an INIT to this local APIC. */
 int mbectest_verb_init(const u64 *words, int count, char *text, size_t size)
 {
-	if (!(apic_base() & X2APIC_ENABLE))
-		return send_by_mmio(words[0]);
-	asm volatile("wrmsr" : : "c" (X2APIC_ICR), "a" (ASSERTED_INIT), "d" ((u32)words[0]));
+	mbectest_send_ipi(words[0], APIC_INT_ASSERT | APIC_DM_INIT);
 	return 0;
 }

@@ -6,6 +6,7 @@
 #include <linux/gfp.h>
 #include <linux/io.h>
 #include <linux/kernel.h>
+#include <linux/sched.h>
 #include <linux/string.h>
 
 #include "mbectest.h"
@@ -68,6 +69,24 @@ int mbectest_verb_entry(const u64 *words, int count, char *text, size_t size)
 	list = lists[words[0]];
 	list->entries[list->npages++] = (struct mbectest_entry){ words[1], words[2], words[3] };
 	return 0;
+}
+
+/* COUNT PA PERMISSIONS: so many requests that change one page, or change it back; how many were refused. */
+int mbectest_verb_churn(const u64 *words, int count, char *text, size_t size)
+{
+	u64 i, refused = 0;
+	int trap;
+
+	mbectest_verb_wipe(NULL, 0, NULL, 0);
+	for (i = 0; i < words[0]; i++) {
+		lists[0]->npages = 1;
+		lists[0]->entries[0] = (struct mbectest_entry){
+			words[1], words[1] + PAGE_SIZE, i % 2 ? 7 : words[2]
+		};
+		refused += !!mbectest_hypercall(HC_PROTECT_MEMORY, virt_to_phys(lists[0]), 0, &trap);
+		cond_resched();
+	}
+	return scnprintf(text, size, "%llu", refused);
 }
 
 /* COUNT PA STRIDE BYTES PERMISSIONS: ranges at a stride, over as many pages as they need. */

@@ -68,7 +68,15 @@ static const struct {
 	{ "oops", 1, mbectest_verb_oops },
 	{ "clear_cr", 2, mbectest_verb_clear_cr },
 	{ "write_cr", 3, mbectest_verb_write_cr },
+	{ "toggle_wp", 1, mbectest_verb_toggle_wp },
 	{ "init", 1, mbectest_verb_init },
+	{ "start_page", 1, mbectest_verb_start_page },
+	{ "start_by_data", 1, mbectest_verb_start_by_data },
+	{ "start_by_text", 1, mbectest_verb_start_by_text },
+	{ "start_by_code", 1, mbectest_verb_start_by_code },
+	{ "start_boot_cpu", 1, mbectest_verb_start_boot_cpu },
+	{ "forget_bsp", 0, mbectest_verb_forget_bsp },
+	{ "smi", 0, mbectest_verb_smi },
 	{ "pair", 1, mbectest_verb_pair },
 	{ "pair_run", 1, mbectest_verb_pair_run },
 	{ "payload", 1, mbectest_verb_payload },
@@ -76,8 +84,11 @@ static const struct {
 	{ "payload_plant", 1, mbectest_verb_payload_plant },
 	{ "pa", 1, mbectest_verb_pa },
 	{ "wander", 1, mbectest_verb_wander },
+	{ "spot", 1, mbectest_verb_spot },
+	{ "free_space", 1, mbectest_verb_free_space },
+	{ "poke", 3, mbectest_verb_poke },
 	{ "call_user", 1, mbectest_verb_call_user },
-	{ "call_supervisor", 1, mbectest_verb_call_supervisor },
+	{ "call_supervisor", 2, mbectest_verb_call_supervisor },
 	{ "huge", 0, mbectest_verb_huge },
 	{ "huge_touch", 0, mbectest_verb_huge_touch },
 	{ "huge_run", 1, mbectest_verb_huge_run },
@@ -85,8 +96,10 @@ static const struct {
 	{ "set", 3, mbectest_verb_set },
 	{ "entry", 4, mbectest_verb_entry },
 	{ "many", 5, mbectest_verb_many },
+	{ "churn", 3, mbectest_verb_churn },
 	{ "wipe", 0, mbectest_verb_wipe },
 	{ "race", 2, mbectest_verb_race },
+	{ "late_vmxe", 0, mbectest_verb_late_vmxe },
 	{ "fuzz", 2, mbectest_verb_fuzz },
 };
 
@@ -171,22 +184,32 @@ static struct miscdevice mbectest_device = {
 
 static int __init mbectest_init(void)
 {
-	int err = mbectest_pairs_init() ?: mbectest_lists_init();
+	int err = mbectest_apic_init();
 
 	if (err)
 		return err;
+	err = mbectest_pairs_init() ?: mbectest_lists_init();
+	if (err)
+		goto unmap_apic;
 	err = mbectest_payload_init();
 	if (err)
 		goto free_lists;
-	err = misc_register(&mbectest_device);
+	err = mbectest_processors_init();
 	if (err)
 		goto free_payloads;
+	err = misc_register(&mbectest_device);
+	if (err)
+		goto free_processors;
 	return 0;
 
+free_processors:
+	mbectest_processors_exit();
 free_payloads:
 	mbectest_payload_exit();
 free_lists:
 	mbectest_lists_exit();
+unmap_apic:
+	mbectest_apic_exit();
 	return err;
 }
 module_init(mbectest_init);
@@ -194,9 +217,11 @@ module_init(mbectest_init);
 static void __exit mbectest_exit(void)
 {
 	misc_deregister(&mbectest_device);
+	mbectest_processors_exit();
 	mbectest_payload_exit();
 	mbectest_huge_exit();
 	mbectest_lists_exit();
+	mbectest_apic_exit();
 }
 module_exit(mbectest_exit);
 

@@ -40,6 +40,7 @@ long mbectest_hypercall(u64 nr, u64 a0, u64 a1, int *trap);
 
 extern const char mbectest_canaries[];
 extern const char mbectest_pairs[];
+extern const char mbectest_blank[];
 
 unsigned long mbectest_canary(unsigned int index);
 phys_addr_t mbectest_canary_pa(unsigned int index);
@@ -58,7 +59,24 @@ int mbectest_try_cr(unsigned int cr, unsigned long value);
 unsigned long mbectest_read_cr(unsigned int cr);
 int mbectest_verb_clear_cr(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_write_cr(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_toggle_wp(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_init(const u64 *words, int count, char *text, size_t size);
+int mbectest_apic_init(void);
+void mbectest_apic_exit(void);
+u64 mbectest_apic_base(void);
+u32 mbectest_apic_id(void);
+/* To the local APIC @id; @command: the low half of the ICR. */
+void mbectest_send_ipi(u32 id, u32 command);
+
+int mbectest_processors_init(void);
+void mbectest_processors_exit(void);
+int mbectest_verb_start_page(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_start_by_data(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_start_by_text(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_start_by_code(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_start_boot_cpu(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_smi(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_forget_bsp(const u64 *words, int count, char *text, size_t size);
 
 int mbectest_pairs_init(void);
 int mbectest_verb_pair(const u64 *words, int count, char *text, size_t size);
@@ -74,6 +92,12 @@ int mbectest_verb_payload_plant(const u64 *words, int count, char *text, size_t 
 int mbectest_verb_pa(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_wander(const u64 *words, int count, char *text, size_t size);
 
+/* A text address whose entry gets another frame: "ran", or "died". */
+int mbectest_repoint(char *text, size_t size);
+int mbectest_verb_free_space(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_poke(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_spot(const u64 *words, int count, char *text, size_t size);
+
 int mbectest_verb_call_user(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_call_supervisor(const u64 *words, int count, char *text, size_t size);
 
@@ -88,9 +112,11 @@ struct mbectest_list *mbectest_list_at(unsigned int index);
 int mbectest_verb_page(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_set(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_entry(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_churn(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_many(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_wipe(const u64 *words, int count, char *text, size_t size);
 
+int mbectest_verb_late_vmxe(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_race(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_fuzz(const u64 *words, int count, char *text, size_t size);
 

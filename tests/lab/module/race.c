@@ -78,6 +78,40 @@ static int one_round(struct hammer *seen)
 	return err;
 }
 
+/* Set CR4.VMXE as soon as the other CPU is about to seal. */
+static int set_vmxe_late(void *data)
+{
+	bool *sealing = data;
+
+	while (!smp_load_acquire(sealing) && !kthread_should_stop())
+		cpu_relax();
+	mbectest_try_cr(4, mbectest_read_cr(4) | X86_CR4_VMXE);
+	while (!kthread_should_stop())
+		usleep_range(200, 400);
+	return 0;
+}
+
+/* No words, on CPU 0: send list page 0, while CPU 1 sets CR4.VMXE behind the host's look at it. */
+int mbectest_verb_late_vmxe(const u64 *words, int count, char *text, size_t size)
+{
+	struct task_struct *thread;
+	bool sealing = false;
+	long result;
+	int trap;
+
+	thread = kthread_create(set_vmxe_late, &sealing, "mbectest-late");
+	if (IS_ERR(thread))
+		return PTR_ERR(thread);
+	kthread_bind(thread, 1);
+	wake_up_process(thread);
+	mdelay(10);
+	smp_store_release(&sealing, true);	/* pairs with set_vmxe_late(): it starts with us */
+	result = mbectest_hypercall(HC_PROTECT_MEMORY, virt_to_phys(mbectest_list_at(0)), 0, &trap);
+	mdelay(10);
+	kthread_stop(thread);
+	return scnprintf(text, size, "%ld", result);
+}
+
 /* CANARY ROUNDS: how often the canary ran, was denied, and ran although denied. */
 int mbectest_verb_race(const u64 *words, int count, char *text, size_t size)
 {

@@ -72,14 +72,26 @@ int mbectest_verb_call_user(const u64 *words, int count, char *text, size_t size
 	return scnprintf(text, size, "%ld", value);
 }
 
-static pte_t *leaf(struct mm_struct *mm, unsigned long address)
+/* The entry at @level of the walk to @address, 1 the lowest; NULL if there is none. */
+static u64 *entry_at(struct mm_struct *mm, unsigned long address, u64 level)
 {
-	pgd_t *pgd = pgd_offset(mm, address);
-	p4d_t *p4d = p4d_offset(pgd, address);
+	p4d_t *p4d = p4d_offset(pgd_offset(mm, address), address);
 	pud_t *pud = p4d_none(*p4d) ? NULL : pud_offset(p4d, address);
 	pmd_t *pmd = !pud || pud_none(*pud) ? NULL : pmd_offset(pud, address);
 
-	return !pmd || pmd_none(*pmd) || pmd_leaf(*pmd) ? NULL : pte_offset_kernel(pmd, address);
+	switch (level) {
+	case 1:
+		return !pmd || pmd_none(*pmd) || pmd_leaf(*pmd) ? NULL :
+		       (u64 *)pte_offset_kernel(pmd, address);
+	case 2:
+		return (u64 *)pmd;
+	case 3:
+		return (u64 *)pud;
+	case 4:
+		return (u64 *)p4d;
+	default:
+		return NULL;
+	}
 }
 
 /* In a thread of its own, which may die of it. */
@@ -95,23 +107,23 @@ static void visit_page(void)
 	mmput(visit.mm);	/* a thread that dies does it on its way out */
 }
 
-/* ADDRESS: clear the U bit of its page, call it in ring 0; what it returns, or "died". */
+/* LEVEL ADDRESS: clear the U bit there on the way to its page, call it in ring 0; what it returns, or "died". */
 int mbectest_verb_call_supervisor(const u64 *words, int count, char *text, size_t size)
 {
-	pte_t *pte = leaf(current->mm, words[0]);
-	struct opened entry;
+	u64 *entry = entry_at(current->mm, words[1], words[0]);
+	struct opened top;
 	int r;
 
-	if (!pte)
+	if (!entry)
 		return -EFAULT;
-	entry = open_pgd(current->mm, words[0]);
-	set_pte(pte, __pte(pte_val(*pte) & ~_PAGE_USER));
+	top = open_pgd(current->mm, words[1]);
+	WRITE_ONCE(*entry, *entry & ~_PAGE_USER);
 	mmget(current->mm);
 	visit.mm = current->mm;
-	visit.address = words[0];
+	visit.address = words[1];
 	r = mbectest_run_unguarded(visit_page, text, size);
-	set_pte(pte, __pte(pte_val(*pte) | _PAGE_USER));
-	forget_translation(words[0]);
-	close_pgd(entry);
+	WRITE_ONCE(*entry, *entry | _PAGE_USER);
+	forget_translation(words[1]);
+	close_pgd(top);
 	return r < 0 || text[0] == 'd' ? r : scnprintf(text, size, "%ld", visit.value);
 }

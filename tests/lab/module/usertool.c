@@ -103,7 +103,7 @@ static int call32(long nr, int kernel)
 	long (*entry)(void);
 
 	if (kernel) {
-		puts(verb("call_supervisor %lu", (unsigned long)start));
+		puts(verb("call_supervisor 1 %lu", (unsigned long)start));
 		return 0;
 	}
 	memcpy(&entry, &start, sizeof(entry));

@@ -5,19 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mbecguard.errors import die
+from mbecguard.values.errors import die
 
 from ..layers import Host, Userland
-from . import attacks, boots, calls, costs, faults, hostile, product, seals, service, settings, trouble
+from . import attacks, boots, calls, costs, faults, hostile, processors, product, seals, service, settings, smm, trouble
 from .scenario import Scenario, Setting
 
 __all__ = ["SCENARIOS", "Scenario", "Setting", "by_setting", "find"]
 
-SCENARIOS: tuple[Scenario, ...] = tuple(
-    row
-    for table in (calls, faults, attacks, seals, hostile, settings, costs, trouble, product, service, boots)
-    for row in table.SCENARIOS
-)
+_HOST = (calls, faults, attacks, seals, processors, hostile, smm, settings, costs, trouble)
+_PRODUCT = (service, product, boots)
+SCENARIOS: tuple[Scenario, ...] = tuple(row for table in (*_HOST, *_PRODUCT) for row in table.SCENARIOS)
 
 
 def find(names: list[str], host: Host, cpus: int = 1, userland: Userland = Userland.MINIMAL) -> list[Scenario]:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 
 from ..layers import Host, Userland
-from .scenario import Scenario, Setting
-from .service import SIMULATED, WORDS
+from .scenario import Scenario, Setting, alone, staged
+from .service import SIMULATED
 
 LOCKED_BOOT = """
     fact system-$stage "$(up)"
@@ -22,11 +22,10 @@ def _locked_boot(stages: range) -> dict[str, str]:
     return {f"{name}-{stage}": value for stage in stages for name, value in rows.items()}
 
 
-REBOOTS = Scenario(
+REBOOTS = alone(
     "reboots",
     "ten boots in a row, each locked and confirmed",
-    WORDS
-    + f"""
+    f"""
     if [ $stage = 1 ]; then
         enlist
         restart
@@ -35,41 +34,34 @@ REBOOTS = Scenario(
     [ $stage = 11 ] || restart
     """,
     _locked_boot(range(2, 12)),
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="reboots"),
+    Userland.INSTALLED,
 )
 
-EARLY = Scenario(
+EARLY = alone(
     "early",
     "the early profile: refused without a list of modules; with the one that was learned, sealed before any service",
-    WORDS
-    + """
-    case $stage in
-    1)
+    staged(
+        """
         systemctl -q enable mbecguard-learn.service mbecguard-lock-early.service mbecguard.service
-        restart
-        ;;
-    2)
+        """,
+        """
         fact unlisted "$(up) $(unit mbecguard-lock-early.service) $(agent status --json) $(field state)"
         fact reason "$(field reasons)"
         fact attack-before "$(t payload_run 0)"
         modprobe xfs
         fact written "$(agent learn write --profile early) $(grep -c '^xfs$' /etc/modules-load.d/mbecguard.conf)"
-        restart
-        ;;
-    3)
+        """,
+        """
         panic_on_oops 0
         fact listed "$(up) $(unit mbecguard-lock-early.service) $(agent status --json) $(field state)"
         fact first "$(order mbecguard-lock-early.service sysinit.target)"
         fact confirmed "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
         fact there "$(grep -c '^xfs ' /proc/modules) $(cat /proc/sys/kernel/modules_disabled)"
         fact attack-after "$(t payload_run 1)"
-        ;;
-    esac
-    """,
+        """,
+    ),
     {
-        "unlisted": "degraded exit-code 3 failed 3 open",
+        "unlisted": "degraded exit-code 3 failed 6 open",
         "reason": re.compile(".*mbecguard.conf does not say what this guest needs.*"),
         "attack-before": "ran",
         "written": "0 1",
@@ -79,36 +71,29 @@ EARLY = Scenario(
         "there": "1 1",
         "attack-after": "died",
     },
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="early"),
+    Userland.INSTALLED,
 )
 
-LEARNED = Scenario(
+LEARNED = alone(
     "learned",
     "what a locked guest was refused is named with who asked for it, and there after the next boot",
-    WORDS
-    + """
-    case $stage in
-    1)
+    staged(
+        """
         enlist
         systemctl -q enable mbecguard-learn.service
-        restart
-        ;;
-    2)
+        """,
+        """
         fact locked "$(up) $(agent status --json) $(field state)"
         fact refused "$(refused_by mount -t xfs /dev/vda /mnt)"
         fact shown "$(mbecguard learn show | grep xfs | tr -s ' ')"
         fact written "$(agent learn write)"
         fact listed "$(grep -v '^#' /etc/modules-load.d/mbecguard.conf | grep -c xfs)"
-        restart
-        ;;
-    3)
+        """,
+        """
         fact relocked "$(up) $(agent status --json) $(field state)"
         fact there "$(grep -c '^xfs ' /proc/modules)"
-        ;;
-    esac
-    """,
+        """,
+    ),
     {
         "locked": "running 0 sealed",
         "refused": re.compile("refused: .*unknown filesystem type.*"),
@@ -118,38 +103,32 @@ LEARNED = Scenario(
         "relocked": "running 0 sealed",
         "there": "1",
     },
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="learned"),
+    Userland.INSTALLED,
 )
 
 #: A plan without the kernel's own text, by an agent that was tampered with.
 PLANT = """
-    cp /usr/share/mbecguard/mbecguard/lock.py /root/lock.py
+    cp /usr/share/mbecguard/mbecguard/lock/request.py /root/lock.py
     sed -i 's/for k in plan.keep) - canary/for k in plan.keep if k.kind != "kernel-text") - canary/' \
-        /usr/share/mbecguard/mbecguard/lock.py
-    if cmp -s /root/lock.py /usr/share/mbecguard/mbecguard/lock.py; then exit 1; fi
+        /usr/share/mbecguard/mbecguard/lock/request.py
+    if cmp -s /root/lock.py /usr/share/mbecguard/mbecguard/lock/request.py; then exit 1; fi
 """
 
-BROKEN = Scenario(
+BROKEN = alone(
     "broken-boots",
     "a boot that the lock broke is not repeated: the next comes up open and says why, until somebody rearms it",
-    WORDS
-    + """
-    case $stage in
-    1)
+    staged(
+        """
         enlist
         # A module that the boot needs, and nobody preloaded.
         health_check needy RemainAfterExit=yes 'ExecStart=modprobe wireguard'
-        restart
-        ;;
-    2)
+        """,
+        """
         fact frozen "$(up) $(agent status --json) $(field state)"
         fact needy "$(unit needy.service)"
         fact unconfirmed "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
-        restart
-        ;;
-    3)
+        """,
+        """
         fact open "$(up) $(agent status --json) $(field state)"
         fact reason "$(field reasons)"
         fact unit "$(unit mbecguard-lock.service)"
@@ -158,18 +137,16 @@ BROKEN = Scenario(
         systemctl -q disable needy.service
         echo wireguard >/etc/modules-load.d/needy.conf
         fact rearm "$(agent rearm)"
-        restart
-        ;;
-    4)
+        """,
+        """
         fact locked "$(up) $(agent status --json) $(field state) $(announced BOOT_CONFIRMED)"
-        ;;
-    esac
-    """,
+        """,
+    ),
     {
         "frozen": "degraded 0 sealed",
         "needy": re.compile("exit-code 1 failed"),
         "unconfirmed": re.compile(".* 0"),
-        "open": "degraded 3 open",
+        "open": "degraded 6 open",
         "reason": re.compile(".*never confirmed.*rearm.*"),
         "unit": "exit-code 3 failed",
         "works": "success 0 active",
@@ -177,84 +154,71 @@ BROKEN = Scenario(
         "rearm": "0",
         "locked": "running 0 sealed 1",
     },
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="broken-boots"),
+    Userland.INSTALLED,
 )
 
-WRONG_PLAN = Scenario(
+WRONG_PLAN = alone(
     "wrong-plan",
     "a lock that kills the kernel is not repeated: the machine comes back open, says why, and may lock when mended",
-    WORDS
-    + f"""
-    case $stage in
-    1)
+    staged(
+        f"""
         enlist
         {PLANT}
         # Two boots in one restart: the lab's service must not come up in the first.
         mkdir -p /etc/systemd/system/lab.service.d
         printf '[Unit]\\nAfter=mbecguard-lock.service\\n' >/etc/systemd/system/lab.service.d/late.conf
-        restart
-        ;;
-    2)
+        """,
+        """
         fact survived "$(up) $(agent status --json) $(field state)"
         fact reason "$(field reasons)"
-        cp /root/lock.py /usr/share/mbecguard/mbecguard/lock.py
+        cp /root/lock.py /usr/share/mbecguard/mbecguard/lock/request.py
         fact rearm "$(agent rearm)"
-        restart
-        ;;
-    3)
+        """,
+        """
         fact mended "$(up) $(agent status --json) $(field state)"
-        ;;
-    esac
-    """,
+        """,
+    ),
     {
-        "survived": "degraded 3 open",
+        "survived": "degraded 6 open",
         "reason": re.compile(".*never confirmed.*rearm.*"),
         "rearm": "0",
         "mended": "running 0 sealed",
     },
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="wrong-plan"),
+    Userland.INSTALLED,
 )
 
 COUNTING = Scenario(
     "counting",
     "boots are counted: one that is not confirmed is followed by open ones, until somebody rearms it",
-    WORDS
-    + f"""
+    f"""
     [ $stage != 1 ] || {{ {SIMULATED} enlist; }}
-    case $stage in
-    1)
+    """
+    + staged(
+        """
         health_check needy RemainAfterExit=yes ExecStart=false
-        restart
-        ;;
-    2)
+        """,
+        """
         fact unconfirmed "$(up) $(unit mbecguard-lock.service) $(confirmed)"
-        restart
-        ;;
-    3)
+        """,
+        """
         fact open "$(up) $(unit mbecguard-lock.service)"
         fact reason "$(agent status --json) $(field reasons)"
         fact daemon "$(daemon_says)"
         fact journal "$(journalctl -q -b -u mbecguard-lock.service | grep -c 'never confirmed')"
         systemctl -q disable needy.service
         fact rearm "$(agent rearm)"
-        restart
-        ;;
-    4)
+        """,
+        """
         fact locked "$(up) $(unit mbecguard-lock.service) $(confirmed)"
-        ;;
-    esac
-    """,
+        """,
+    ),
     {
         "unconfirmed": "degraded success 0 active no",
         "rearm": "0",
         "locked": "running success 0 active yes",
         "open": "degraded exit-code 3 failed",
         "journal": re.compile("[1-9]"),
-        "reason": re.compile("3 .*never confirmed.*rearm.*"),
+        "reason": re.compile("6 .*never confirmed.*rearm.*"),
         "daemon": re.compile("open.*"),
     },
     hosts=frozenset({Host.PLAIN}),
@@ -264,51 +228,45 @@ COUNTING = Scenario(
 ASSESSED = Scenario(
     "assessed",
     "systemd-boot counts: an entry is good only after a lock; one that the lock broke comes up open next, and is good",
-    WORDS
-    + """
+    """
     entry() {
         (cd /efi/loader/entries && echo lab*)
     }
-    case $stage in
-    1)
+    """
+    + staged(
+        f"""
         mkdir /efi
         echo '/dev/vdb1 /efi vfat umask=77 0 0' >>/etc/fstab
         systemctl daemon-reload
         mount /efi
         fact first "$(up) $(entry)"
         fact blessed "$(works systemctl restart systemd-bless-boot.service) $(entry)"
-    """
-    + SIMULATED
-    + """
+        {SIMULATED}
         enlist
         health_check frail 'ExecStart=sh -c "! systemctl -q is-active mbecguard-lock.service"'
         mv /efi/loader/entries/lab.conf /efi/loader/entries/lab+3.conf
-        restart
-        ;;
-    2)
+        """,
+        """
         fact broken "$(up) $(unit mbecguard-lock.service) $(confirmed) $(entry)"
-        restart
-        ;;
-    3)
+        """,
+        """
         fact open "$(up) $(unit mbecguard-lock.service) $(unit frail.service) $(entry)"
         fact reason "$(agent status --json) $(field reasons)"
         systemctl -q disable frail.service
         fact rearm "$(agent rearm)"
         mv /efi/loader/entries/lab.conf /efi/loader/entries/lab+3.conf
-        restart
-        ;;
-    4)
+        """,
+        """
         fact locked "$(up) $(unit mbecguard-lock.service) $(confirmed) $(entry)"
         fact complete "$(order mbecguard-lock.service systemd-bless-boot.service)"
-        ;;
-    esac
-    """,
+        """,
+    ),
     {
         "first": re.compile("[a-z]+ lab[+]1-1.conf"),
         "blessed": "done lab.conf",
         "broken": "degraded success 0 active no lab+2-1.conf",
         "open": "degraded exit-code 3 failed success 0 inactive lab.conf",
-        "reason": re.compile("3 .*never confirmed.*rearm.*"),
+        "reason": re.compile("6 .*never confirmed.*rearm.*"),
         "rearm": "0",
         "locked": "running success 0 active yes lab.conf",
         "complete": "before",

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
+from ..attacks import expected, tried
 from ..layers import Host
-from .scenario import ALL_HOSTS, DENIED, E2BIG, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, Scenario, same
+from .scenario import ALL_HOSTS, DENIED, E2BIG, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, Scenario, Setting, same
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
@@ -28,7 +30,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "tools",
         "as long as nothing is denied, everything that the test module tries runs",
-        """
+        f"""
         fact canaries "$(t run 0) $(t run 7)"
         fact everywhere "$(everywhere run 3)"
         fact user "$(usertool run 1)"
@@ -36,12 +38,14 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact block "$(t huge_run 0) $(t huge_run 511)"
         fact pairs "$(t pair_run 0) $(t pair_run 1)"
         fact payloads "$(t payload_run 1) $(t payload_run 3)"
+        {tried("before")}
         fact smep "$(everywhere clear_cr 4 $SMEP)"
         fact wp "$(everywhere clear_cr 0 $WP)"
         """,
         same("everywhere user thread", "ran")
         | same("canaries block pairs payloads", "ran ran")
-        | same("smep wp", "cleared"),
+        | same("smep wp", "cleared")
+        | expected("before"),
         ALL_HOSTS,
     ),
     Scenario(
@@ -132,6 +136,39 @@ SCENARIOS: tuple[Scenario, ...] = (
             "boundaries-21632": E2BIG,
             "wiped": "0",
         },
+    ),
+    Scenario(
+        "extended",
+        "the extended query tells digest, counts and pins; the digest is that of what the host's own debugfs shows",
+        """
+        pa=$(t canary 3)
+        fact version $(($(query) >> 8 & 255))
+        fact empty "$(map_digest)"
+        fact limits "$(word 13) $(word 14) $(word 15) $(word 256)"
+        t wipe
+        t entry 0 "$pa" $((pa + 4096)) $RW
+        t entry 0 $HOLE $((HOLE + 0x200000)) $((RW | IMMUTABLE))
+        fact sent "$(send)"
+        fact digest "$([ "$(map_digest)" = "$(host run 'sh /lab/map-digest' | tr -d ' ')" ] && echo equal)"
+        before=$(word 9)
+        fact denied "$(t run 3) $(($(word 9) - before))"
+        before=$(word 10)
+        fact refused "$(t clear_cr 4 $SMEP) $(($(word 10) - before))"
+        fact smep "$(($(word 12) & SMEP)) $(($(word 11) >> 31)) $(($(word 11) & WP))"
+        fact pinned "$(t hypercall 13 0 $WP) $(($(word 11) & WP))"
+        """,
+        {
+            "version": "2",
+            "empty": hashlib.sha256(b"").hexdigest(),
+            "limits": "32 16384 0 0",
+            "sent": "0",
+            "digest": "equal",
+            "denied": f"{DENIED} 1",
+            "refused": "trap 13 1",
+            "smep": f"{1 << 20} 1 0",
+            "pinned": f"0 {1 << 16}",
+        },
+        setting=Setting(own_guest="extended"),
     ),
     Scenario(
         "callers",

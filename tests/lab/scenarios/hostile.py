@@ -12,10 +12,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         "fuzz",
         "100 000 random hypercalls leave guest and host alive, and the host's memory where it was",
         """
-        free() { host run 'grep MemAvailable /proc/meminfo' | tr -dc 0-9; }
-        before=$(free)
+        before=$(free_memory)
         fact calls "$(t fuzz 1 100000)"
-        grown=$(((before - $(free)) / 1024))
+        grown=$(((before - $(free_memory)) / 1024))
         fact grown-mib $grown
         fact bounded "$([ $grown -lt 16 ] && echo yes)"
         pa=$(t canary 6)
@@ -26,6 +25,29 @@ SCENARIOS: tuple[Scenario, ...] = (
             "bounded": "yes",
             "alive": f"ran 0 {DENIED} 0 ran",
         },
+    ),
+    Scenario(
+        "churn",
+        "3000 requests that change a nearly full map leave the host's memory where it was",
+        """
+        t many 5408 $HOLE 0x2000 0x1000 $RW
+        send >/dev/null
+        t many 2700 $((HOLE + 0x4000000)) 0x2000 0x1000 $RW
+        fact full "$(send) $(guarded boundaries)"
+        before=$(free_memory)
+        fact refused "$(t churn 3000 $((HOLE + 0x10000000)) $RW)"
+        grown=$(((before - $(free_memory)) / 1024))
+        fact grown-mib $grown
+        fact bounded "$([ $grown -lt 8 ] && echo yes)"
+        fact emptied "$(protect $HOLE $RWX 131072) $(guarded boundaries)"
+        """,
+        {
+            "full": re.compile("0 162[0-9]{2}"),
+            "refused": "0",
+            "bounded": "yes",
+            "emptied": re.compile("0 [0-9]"),
+        },
+        slow=True,
     ),
     Scenario(
         "storm",
@@ -60,6 +82,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         log='INIT of the boot processor of a sealed guest'
         permissions=$RW
         case $stage in
+        1) host run 'dmesg -c >/dev/null' >/dev/null ;;
         2) permissions=$((RW | IMMUTABLE)) ;;
         3) permissions='' ;;
         esac

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,11 +15,24 @@ OURS = frozenset({Host.OURS})
 ENOSYS = "-1000"
 EPERM, E2BIG, EFAULT, EINVAL, EOPNOTSUPP = "-1", "-7", "-14", "-22", "-95"
 DENIED = "trap 14 cr2 canary+0"
+#: What comes first in each user space: its words, and that it is ready.
+WORDS = {
+    Userland.MINIMAL: "",
+    Userland.SYSTEMD: ". /lab/product\nprepare\n",
+    Userland.INSTALLED: ". /lab/product\n. /lab/service\n",
+}
 
 
-def same(names: str, value: str) -> dict[str, str]:
+def same(names: str, value: str | re.Pattern[str]) -> dict[str, str | re.Pattern[str]]:
     """The same value for each of some facts."""
     return dict.fromkeys(names.split(), value)
+
+
+def staged(*stages: str) -> str:
+    """A script for a guest's boots in a row, each with a text of its own: it restarts after all but the last."""
+    texts = [f"{text}\nrestart\n" for text in stages[:-1]] + [f"{stages[-1]}\n"]
+    cases = "".join(f"{number})\n{text};;\n" for number, text in enumerate(texts, 1))
+    return f"case $stage in\n{cases}esac\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +46,14 @@ class Setting:
     memory_mib: int = 0  #: of the guest; 0: the stack's
     cmdline: str = ""  #: more words for the guest's kernel
     counts_boots: bool = False  #: UEFI and systemd-boot start the guest, which counts; only without a host
+    smm: bool = False  #: the guest has system management mode; on a microvm in plain memory
     own_guest: str = ""  #: a name: nobody else's guest, for what cannot be taken back
     cpu: str = "host,-vmx"  #: QEMU's -cpu. A guest that sees VMX may switch it on, and is then refused by the host
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A shell script in the words of `guest/words`, and the facts it must tell, each once."""
+    """A shell script in the words of `guest/words` and of its user space, and the facts it must tell, each once."""
 
     name: str
     about: str
@@ -48,8 +63,13 @@ class Scenario:
     variants: Mapping[Host, Expected] = field(default_factory=dict)  #: other facts on some hosts
     slow: bool = False  #: runs only when it is named
     cpus: int = 1  #: the guest needs so many
-    userland: Userland = Userland.MINIMAL  #: the least also runs in the others
+    userland: Userland = Userland.MINIMAL  #: it also runs in those that have more
     setting: Setting = Setting()
+
+    @property
+    def text(self) -> str:
+        """All that the guest runs."""
+        return WORDS[self.userland] + self.script
 
     def expected_on(self, host: Host) -> Expected:
         """The facts that this host must show."""
@@ -59,6 +79,12 @@ class Scenario:
         """Why a guest of `host` with so many CPUs and this user space cannot run it; empty if it can."""
         if host not in self.hosts:
             return f"not for {host.value}"
-        if self.userland not in (Userland.MINIMAL, userland):
+        if list(Userland).index(self.userland) > list(Userland).index(userland):
             return f"needs --guest {self.userland.value}"
         return f"needs {self.cpus} CPUs" if cpus < self.cpus else ""
+
+
+def alone(name: str, about: str, script: str, expect: Expected, userland: Userland) -> Scenario:
+    """What cannot be taken back: in a guest of its own, and therefore slow."""
+    setting = Setting(own_guest=name)
+    return Scenario(name, about, script, expect, userland=userland, slow=True, setting=setting)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ..verdict import Expected
-from .scenario import DENIED, EPERM, Scenario
+from .scenario import DENIED, EPERM, Scenario, Setting
 
 
 def _resets(times: int) -> tuple[str, Expected]:
@@ -41,8 +41,14 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact still-denied "$(everywhere run 4)"
         fact smep-after "$(everywhere clear_cr 4 $SMEP)"
         fact ret2usr-after "$(usertool attack call_user)"
-        fact pin "$(t hypercall 13 4 $SMEP) $(t hypercall 13 0 $WP)"
+        fact others "$(everywhere clear_cr 4 $SMAP) $(everywhere clear_cr 0 $WP)"
+        exits=$(counted exits)
+        fact wp-toggled "$(t toggle_wp 20000)"
+        fact wp-free "$([ $(($(counted exits) - exits)) -lt 10000 ] && echo yes)"
+        fact pin "$(t hypercall 13 4 $SMEP) $(t hypercall 13 0 $WP) $(t hypercall 13 4 $SMAP)"
         fact wp-after-pin "$(everywhere clear_cr 0 $WP)"
+        fact smap-after-pin "$(everywhere clear_cr 4 $SMAP)"
+        fact no-pin "$(everywhere write_cr 4 0 0)"
         """,
         {
             "smep-before": "cleared",
@@ -58,9 +64,39 @@ SCENARIOS: tuple[Scenario, ...] = (
             "still-denied": DENIED,
             "smep-after": "trap 13",
             "ret2usr-after": "trap 13, 0 trap 13, neighbour trap 13, 0 trap 13",
-            "pin": "0 0",
+            "others": "cleared cleared",
+            "wp-toggled": "done",
+            "wp-free": "yes",
+            "pin": "0 0 0",
             "wp-after-pin": "trap 13",
+            "smap-after-pin": "trap 13",
+            "no-pin": "unchanged",
         },
+    ),
+    Scenario(
+        "moved",
+        "a sealed guest that is saved and goes on elsewhere is open there, and told so; it can be sealed again",
+        """
+        pa=$(t canary 4)
+        fact sealed "$(protect "$pa" $((RW | IMMUTABLE))) $(t run 4) $(everywhere clear_cr 4 $SMEP)"
+        before=$(query)
+        fact state-before $((before >> 6 & 3))
+        move
+        after=$(query)
+        fact state-after $((after >> 6 & 3))
+        fact generation "$([ $((before >> 16 & 0xffffffff)) = $((after >> 16 & 0xffffffff)) ] || echo another)"
+        fact open "$(t run 4) $(everywhere clear_cr 4 $SMEP) $(usertool run 4)"
+        fact again "$(protect "$pa" $((RW | IMMUTABLE))) $(t run 4) $(everywhere clear_cr 4 $SMEP)"
+        """,
+        {
+            "sealed": f"0 {DENIED} trap 13",
+            "state-before": "3",
+            "state-after": "0",
+            "generation": "another",
+            "open": "ran cleared ran",
+            "again": f"0 {DENIED} trap 13",
+        },
+        setting=Setting(own_guest="moved"),
     ),
     Scenario("reset", "after a reset the next kernel boots, and nothing of the sealed map is left", *_resets(1)),
     Scenario("resets", "the same, ten times in a row", *_resets(10), slow=True),

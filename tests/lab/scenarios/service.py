@@ -5,91 +5,119 @@ from __future__ import annotations
 
 import re
 
+from ..attacks import expected, tried
 from ..layers import Host, Userland
 from ..verdict import Expected
-from .scenario import ALL_HOSTS, Scenario, Setting, same
+from .scenario import ALL_HOSTS, Scenario, Setting, alone, same, staged
 
-WORDS = """
-    . /lab/product
-    . /lab/service
-"""
 SEALED = re.compile("sealed.*")
 #: A lock that anybody can have: the simulator protects nothing, but the service takes it for one.
 SIMULATED = """
     mkdir -p /etc/mbecguard/mbecguard.toml.d
     printf '[lock]\\nhost = "simulator"\\n' >/etc/mbecguard/mbecguard.toml.d/10-lab.toml
 """
-SERVICE = Scenario(
-    "service",
-    "installed by apt, nothing runs; enabled, the guest is locked before the first login, and stays so",
-    WORDS
-    + """
-    case $stage in
-    1)
-        # shellcheck disable=SC2086
-        fact installed "$(systemctl is-enabled $UNITS | sort -u) $(systemctl --quiet is-active $UNITS && echo active)"
-        modprobe mbecguard_shim
-        fact check "$(agent check --json) $(blockers)"
-        fact attack-before "$(t payload_run 0)"
-        enlist
-        restart
-        ;;
-    2)
-        panic_on_oops 0
-        fact system "$(up)"
-        fact unit "$(unit mbecguard-lock.service)"
-        fact status "$(agent status --json) $(field state)"
-        fact journal "$(announced SEALED mbecguard-lock.service)"
-        fact catalog "$(journalctl -b -x -u mbecguard-lock.service | grep -c 'Subject:\\|^-- ')"
-        fact host "$(guarded sealed)"
-        fact login "$(order mbecguard-lock.service systemd-user-sessions.service)"
-        fact complete "$(order mbecguard-lock.service boot-complete.target)"
-        fact confirmed "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
-        fact daemon "$(daemon_says)"
-        fact delay "$(lasted mbecguard-lock.service) M instructions"
-        fact analyze "$(systemd-analyze blame | grep mbecguard-lock | tr -s ' ')"
-        fact wakeups "$(wakeups 40)"
-        fact memory "$(grep VmRSS "/proc/$(systemctl show -P MainPID mbecguard.service)/status" | tr -s '\\t ' ' ')"
-        fact audit "$(works systemctl start mbecguard-audit.service)"
-        fact attack-after "$(t payload_run 1)"
-        fact planted "$(t payload_plant 0)"
-        systemctl start mbecguard-audit.service || true
-        fact found "$(unit mbecguard-audit.service) $(announced DRIFT)"
-        ;;
-    esac
+#: The first boot only enlists the guest: what stands behind this is for the second.
+ENLISTED = "[ $stage = 2 ] || { enlist; restart; }"
+
+#: Installed by apt, nothing runs, and an attack does.
+INSTALLED = f"""
+    # shellcheck disable=SC2086
+    fact installed "$(systemctl is-enabled $UNITS | sort -u) $(systemctl --quiet is-active $UNITS && echo active)"
+    modprobe mbecguard_shim
+    fact attack-before "$(t payload_run 0)"
+    {tried("before")}
+    enlist
+"""
+#: A guest that its service has locked, and an attack on it.
+FOUND_LOCKED = f"""
+    panic_on_oops 0
+    fact unit "$(unit mbecguard-lock.service)"
+    fact status "$(agent status --json) $(field state)"
+    fact journal "$(announced SEALED mbecguard-lock.service)"
+    fact catalog "$(journalctl -b -x -u mbecguard-lock.service | grep -c 'Subject:\\|^-- ')"
+    fact host "$(guarded sealed)"
+    fact confirmed "$(unit mbecguard-confirm.service) $(announced BOOT_CONFIRMED)"
+    fact daemon "$(daemon_says)"
+    fact delay "$(lasted mbecguard-lock.service) M instructions"
+    fact wakeups "$(wakeups 40)"
+    fact memory "$(grep VmRSS "/proc/$(systemctl show -P MainPID mbecguard.service)/status" | tr -s '\\t ' ' ')"
+    fact audit "$(works systemctl start mbecguard-audit.service)"
+    fact attack-after "$(t payload_run 1)"
+    {tried("after")}
+    fact planted "$(t payload_plant 0)"
+    systemctl start mbecguard-audit.service || true
+    fact found "$(unit mbecguard-audit.service) $(announced DRIFT)"
+"""
+PROTECTED: Expected = {
+    "installed": re.compile("disabled *"),
+    "attack-before": "ran",
+    "unit": "success 0 active",
+    "status": "0 sealed",
+    "journal": "1",
+    "catalog": re.compile("[1-9][0-9]*"),
+    "host": "1",
+    "confirmed": "success 0 inactive 1",
+    "daemon": SEALED,
+    "delay": re.compile("[0-9]+ M instructions"),
+    "wakeups": re.compile("[01]"),
+    "memory": re.compile("VmRSS: [0-9]+ kB"),
+    "audit": "done",
+    "attack-after": "died",
+    **expected("before"),
+    **expected("after"),
+    "planted": "planted",
+    "found": "exit-code 5 failed 1",
+}
+#: Comes before all that wants a locked guest.
+SERVES = Scenario(
+    "serves",
+    "installed by apt, nothing runs; its units started, the guest is locked, confirmed, watched and audited",
+    f"""
+    {INSTALLED}
+    systemctl restart systemd-modules-load.service
+    keep_start_page
+    # shellcheck disable=SC2086
+    fact started "$(works systemctl start $SERVICE) $(works systemctl start mbecguard-confirm.service)"
+    {FOUND_LOCKED}
+    panic_on_oops 1
     """,
-    {
-        "installed": re.compile("disabled *"),
-        "check": "0 0",
-        "attack-before": "ran",
-        "system": "running",
-        "unit": "success 0 active",
-        "status": "0 sealed",
-        "journal": "1",
-        "catalog": re.compile("[1-9][0-9]*"),
-        "host": "1",
-        "login": "before",
-        "complete": "before",
-        "confirmed": "success 0 inactive 1",
-        "daemon": SEALED,
-        "delay": re.compile("[0-9]+ M instructions"),
-        "wakeups": re.compile("[01]"),
-        "analyze": re.compile(".*mbecguard-lock.service.*"),
-        "memory": re.compile("VmRSS: [0-9]+ kB"),
-        "audit": "done",
-        "attack-after": "died",
-        "planted": "planted",
-        "found": "exit-code 5 failed 1",
-    },
+    {**PROTECTED, "started": "done done"},
     userland=Userland.INSTALLED,
 )
 
-TROUBLES = Scenario(
+SERVICE = Scenario(
+    "service",
+    "installed by apt, nothing runs; enabled, the guest is locked before the first login, and stays so",
+    staged(
+        f"""
+        {INSTALLED}
+        fact check "$(agent check --json) $(blockers)"
+        """,
+        f"""
+        fact system "$(up)"
+        fact login "$(order mbecguard-lock.service systemd-user-sessions.service)"
+        fact complete "$(order mbecguard-lock.service boot-complete.target)"
+        fact analyze "$(systemd-analyze blame | grep mbecguard-lock | tr -s ' ')"
+        {FOUND_LOCKED}
+        """,
+    ),
+    {
+        **PROTECTED,
+        "check": "0 0",
+        "system": "running",
+        "login": "before",
+        "complete": "before",
+        "analyze": re.compile(".*mbecguard-lock.service.*"),
+    },
+    userland=Userland.INSTALLED,
+    slow=True,
+)
+
+TROUBLES = alone(
     "troubles",
     "daemon killed, journal restarted, disk full, clock set back, upgrade: sealed stays sealed, and is said so",
-    WORDS
+    ENLISTED
     + """
-    [ $stage = 2 ] || { enlist; restart; }
     fact boot "$(up)"
     kill -9 "$(systemctl show -P MainPID mbecguard.service)"
     fact killed "$(soon 1 restarts) $(soon sealed daemon_says)"
@@ -135,14 +163,12 @@ TROUBLES = Scenario(
         "upgraded-says": "1 0 sealed yes",
         "removed": "done 1",
     },
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(own_guest="troubles"),
+    Userland.INSTALLED,
 )
 
 #: What the units do where nothing can be locked.
-OPEN_BOOT = """
-    [ $stage = 2 ] || { enlist; restart; }
+OPEN_BOOT = f"""
+    {ENLISTED}
     fact system "$(up)"
     fact unit "$(unit mbecguard-lock.service)"
     fact confirm "$(unit mbecguard-confirm.service)"
@@ -158,7 +184,7 @@ FAILED_BOOT: Expected = {
     "system": "degraded",
     "unit": "exit-code 3 failed",
     "delay": re.compile(".*"),
-    "status": "3 open",
+    "status": "6 open",
     "reason": re.compile(".*did not lock this boot.*|locking is switched off.*"),
     "confirm": "success 0 inactive",
     "daemon": re.compile("success 0 active open.*"),
@@ -170,35 +196,28 @@ FAILED_BOOT: Expected = {
 UNSUPPORTED = Scenario(
     "unsupported",
     "enabled where the host cannot: the unit fails and says why, the boot goes on",
-    WORDS + OPEN_BOOT,
+    OPEN_BOOT,
     FAILED_BOOT,
     hosts=frozenset({Host.STOCK, Host.PLAIN}),
     userland=Userland.INSTALLED,
 )
-HOST_OFF = Scenario(
-    "host-off",
-    "the same where the host has its protection switched off",
-    WORDS + OPEN_BOOT,
-    FAILED_BOOT,
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(kvm="mbecguard=off"),
+
+
+def _host_cannot(name: str, about: str, setting: Setting) -> Scenario:
+    return Scenario(name, about, OPEN_BOOT, FAILED_BOOT, userland=Userland.INSTALLED, slow=True, setting=setting)
+
+
+HOST_OFF = _host_cannot(
+    "host-off", "the same where the host has its protection switched off", Setting(kvm="mbecguard=off")
 )
-MBEC_OFF = Scenario(
-    "mbec-off",
-    "the same where the host's CPU has no mode-based execute control",
-    WORDS + OPEN_BOOT,
-    FAILED_BOOT,
-    userland=Userland.INSTALLED,
-    slow=True,
-    setting=Setting(kvm_intel="mbec=0"),
+MBEC_OFF = _host_cannot(
+    "mbec-off", "the same where the host's CPU has no mode-based execute control", Setting(kvm_intel="mbec=0")
 )
 
 SWITCHED_OFF = Scenario(
     "switched-off",
     "mbecguard=off on the kernel's command line wins over everything",
-    WORDS
-    + SIMULATED
+    SIMULATED
     + OPEN_BOOT
     + """
     fact by-hand "$(refused_by mbecguard lock --host simulator --mode enforce)"
@@ -219,8 +238,7 @@ SWITCHED_OFF = Scenario(
 CONTAINER = Scenario(
     "container",
     "in a container of an enlisted guest the units are skipped, and a lock by hand is refused",
-    WORDS
-    + """
+    """
     enlist
     mkdir -p /run/box/upper /run/box/work /run/box/root
     mount -t overlay -o lowerdir=/,upperdir=/run/box/upper,workdir=/run/box/work box /run/box/root
@@ -251,4 +269,4 @@ CONTAINER = Scenario(
     userland=Userland.INSTALLED,
 )
 
-SCENARIOS: tuple[Scenario, ...] = (SERVICE, TROUBLES, HOST_OFF, MBEC_OFF, UNSUPPORTED, CONTAINER, SWITCHED_OFF)
+SCENARIOS: tuple[Scenario, ...] = (SERVES, SERVICE, TROUBLES, HOST_OFF, MBEC_OFF, UNSUPPORTED, CONTAINER, SWITCHED_OFF)

@@ -99,4 +99,29 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
         setting=Setting(cpu="host"),
     ),
+    Scenario(
+        "late-vmxe",
+        "VMX switched on by another CPU while a long request seals is found behind the seal, and is the end",
+        """
+        case $stage in
+        1)
+            t many 5408 $HOLE 0x2000 0x1000 $RW
+            fact calm "$(send)"
+            reset
+            ;;
+        2)
+            fact clean "$(($(query) >> 6 & 3))"
+            t many 5408 $HOLE 0x2000 0x1000 $((RW | IMMUTABLE))
+            host resetting >/dev/null
+            on 0 late_vmxe
+            sleep 60
+            ;;
+        esac
+        fact told "$(logged 'late change of CR4 of a sealed guest') $(($(query) >> 6 & 3))"
+        """,
+        {"calm": "0", "clean": "0", "told": "1 0"},
+        cpus=2,
+        slow=True,
+        setting=Setting(cpu="host"),
+    ),
 )

@@ -7,7 +7,7 @@ import re
 
 from ..layers import Host, Userland
 from .product import REFUSED
-from .scenario import ALL_HOSTS, Scenario, Setting, same
+from .scenario import ALL_HOSTS, Scenario, Setting, alone, same
 
 SHIM_CHECKS = "info clear sizes fields pointers unknown unprivileged passed mappings content canary user mmap fetch"
 FUZZED = re.compile("accepted [1-9][0-9]* refused [1-9][0-9]* unexpected 0")
@@ -26,8 +26,6 @@ def _liar(name: str, lie: int, what: str) -> Scenario:
         name,
         f"a host that {what} is found out: exit status 4, degraded, and the guest is as before",
         """
-        . /lab/product
-        prepare
         fact lock "$(agent lock)"
         fact said "$(head -n 20 /run/agent.err | grep -c 'does not enforce')"
         fact status "$(agent status --json) $(field state)"
@@ -54,8 +52,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         "rights",
         "the shim's device refuses bad calls and callers; 100 000 random calls leave the guest alive",
         f"""
-        . /lab/product
-        prepare
         for name in {SHIM_CHECKS} nokvm; do
             fact "$name" "$(shimtest "$name" || true)"
         done
@@ -86,8 +82,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         "fuzzed",
         "the same calls at random in a guest whose allocator checks itself: slub_debug=FZPU",
         """
-        . /lab/product
-        prepare
         complaints=$(complaints)
         fact checked "$(cat /sys/kernel/slab/kmalloc-4k/sanity_checks /sys/kernel/slab/kmalloc-4k/red_zone)"
         for seed in $(seq 2 11); do
@@ -106,12 +100,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         slow=True,
         setting=Setting(cmdline="slub_debug=FZPU"),
     ),
-    Scenario(
+    alone(
         "refusals",
         "not root, no shim, a shim of another version, a second agent: each is told, and the right agent locks",
         """
-        . /lab/product
-        prepare
         fact nobody "$(verdict setpriv --reuid 65534 --clear-groups mbecguard lock)"
         rmmod mbecguard_shim
         fact no-shim "$(verdict mbecguard lock)"
@@ -129,24 +121,51 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact state "$(agent status) $(guarded sealed)"
         """,
         {
-            "nobody": re.compile("1 mbecguard: /dev/mbecguard may not be opened.* hint: run as root.*"),
+            "nobody": re.compile("1 mbecguard: only root can look at the running guest.* hint: run as root.*"),
             "no-shim": re.compile("3 mbecguard: no host interface: .* is missing.* hint: modprobe mbecguard_shim.*"),
-            "other-shim": re.compile("3 mbecguard: the shim speaks version 2 .*agent 1.* hint: install .* same .*"),
-            "untouched": "3 0 done",
+            "other-shim": re.compile("3 mbecguard: the shim speaks version 3 .*agent 2.* hint: install .* same .*"),
+            "untouched": "6 0 done",
             "second": re.compile("1 mbecguard: another mbecguard is at work .*process [0-9]+.* hint: wait .*"),
             "first": "0 1",
             "state": "0 1",
         },
-        userland=Userland.SYSTEMD,
-        slow=True,
-        setting=Setting(own_guest="refusals"),
+        Userland.SYSTEMD,
+    ),
+    alone(
+        "locked-down",
+        "under lockdown=integrity the shim clears no bit but what the host pins; `rmmod -f` takes nothing off a seal",
+        """
+        fact clear-before "$(shimtest clear || true)"
+        fact module-before "$(refused_by modprobe xfrm_user)"
+        echo integrity >/sys/kernel/security/lockdown
+        fact clear "$(shimtest locked || true)"
+        fact lock "$(agent lock --json --set freeze.modules=off) $(field state)"
+        rmmod -f mbecguard_shim >/run/removed 2>&1 &
+        until grep -q '^mbecguard_shim .* Unloading' /proc/modules; do sleep 0.1; done
+        sleep 5
+        fact removal "$(kill -0 $! && echo waits) $(grep -c '^mbecguard_shim .* Unloading' /proc/modules || true)"
+        fact module "$(refused_by modprobe wireguard)"
+        fact by-shim "$(dmesg | grep -c 'refused: modules are held' || true)"
+        fact status "$(agent status) $(guarded sealed)"
+        fact neighbour "$(t run 0) $(works sh -c 'for i in $(seq 20); do /bin/true || exit 1; done')"
+        """,
+        {
+            "clear-before": "clear ok",
+            "module-before": "accepted",
+            "clear": "locked ok",
+            "lock": "0 sealed",
+            "removal": "waits 1",
+            "module": re.compile("refused: .*Operation not permitted.*"),
+            "by-shim": re.compile("[1-9]"),  # wireguard's own needs come first
+            "status": "1 1",  # nobody can ask the shim any more
+            "neighbour": "ran done",
+        },
+        Userland.SYSTEMD,
     ),
     Scenario(
         "hosts-say-no",
         "a host that answers EPERM, EINVAL or ENOSYS to the request is reported, the guest as before; then it may lock",
         """
-        . /lab/product
-        prepare
         lie() { host run "echo $1 >/sys/module/kvm/parameters/mbecg_lie" >/dev/null; }
         for answer in 4 5 6; do
             lie $answer
@@ -162,7 +181,7 @@ SCENARIOS: tuple[Scenario, ...] = (
                 f"answer-{lie}": re.compile(rf"3 mbecguard: not locked: .*host answered {name} \(-{number}\).*")
                 for lie, name, number in ((4, "PERM", 1), (5, "INVALID", 22), (6, "NO_HYPERCALL", 1000))
             },
-            **same("state-4 state-5 state-6", "3 open 0 ran"),
+            **same("state-4 state-5 state-6", "6 open 0 ran"),
             "modules": "0 done",
             "lock": "0 sealed",
         },
@@ -170,12 +189,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         slow=True,
         setting=Setting(kvm="mbecg_lie=0", liar=True),
     ),
-    Scenario(
+    alone(
         "killed",
         "killed at any step the agent leaves a guest that lives, a state that is true, and a lock that completes",
         """
-        . /lab/product
-        prepare
         PYTHONPATH=/lab/agent python3 -u /lab/helpers/killed.py | while read -r step end; do
             fact "$step" "$end"
         done
@@ -190,24 +207,20 @@ SCENARIOS: tuple[Scenario, ...] = (
             **same("check hold survey", "SIGKILL open"),
             **same("apply", "SIGKILL open"),
             **same("resurvey prove", "SIGKILL applied"),
-            **same("freeze pin seal", "SIGKILL proven"),
-            "record": "SIGKILL sealed",
+            **same("freeze settle last-survey pin seal", "SIGKILL proven"),
+            **same("one-way record", "SIGKILL sealed"),
             "completed": "0 sealed",
             "switch": "0",  # only the shim refuses
             "late": REFUSED,
             "unload": "done",
             "denied": "0",
         },
-        userland=Userland.SYSTEMD,
-        slow=True,
-        setting=Setting(own_guest="killed"),
+        Userland.SYSTEMD,
     ),
     Scenario(
         "no-host",
         "a host without support: the agent says so and changes nothing",
         """
-        . /lab/product
-        prepare
         fact check "$(agent check)"
         fact lock "$(agent lock)"
         fact said "$(head -1 /run/agent.err)"
@@ -218,7 +231,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "check": "3",
             "lock": "3",
             "said": re.compile(".*(host|KVM).*"),
-            "state": "3",
+            "state": "6",
             "modules": "0 done",
         },
         hosts=frozenset({Host.STOCK, Host.PLAIN}),

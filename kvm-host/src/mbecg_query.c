@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* What the host tells a guest of the guest. */
+#include <linux/unaligned.h>
+#include <crypto/sha2.h>
+
+#include "mmu.h"
+#include "mbecg.h"
+
+static u64 status(struct kvm *kvm, const struct mbecg_map *map)
+{
+	u64 answer = MBECG_ENFORCED | mbecg_mode << MBECG_STATUS_MODE |
+		     MBECG_ABI_VERSION << MBECG_STATUS_VERSION;
+
+	answer |= (u64)(u32)READ_ONCE(to_mbecg(kvm)->generation) << MBECG_STATUS_GENERATION;
+	answer |= (u64)mbecg_smram_open(kvm) << MBECG_STATUS_SMM_OPEN;
+	if (map)
+		answer |= map->restricted << MBECG_STATUS_RESTRICTED |
+			  map->sealed << MBECG_STATUS_SEALED;
+	return answer;
+}
+
+static u64 digest_word(const struct mbecg_map *map, u64 nr)
+{
+	u8 empty[SHA256_DIGEST_SIZE];
+
+	if (!map)
+		sha256(empty, 0, empty);
+	return get_unaligned_be32((map ? map->digest : empty) + nr * sizeof(u32));
+}
+
+static u64 violations(struct mbecg *vm)
+{
+	guard(spinlock)(&vm->log_lock);
+	return vm->violations;
+}
+
+/* @word: below MBECG_WORDS. The generation tells a caller whether two words are of one map. */
+u64 mbecg_query(struct kvm *kvm, u64 word)
+{
+	struct mbecg *vm = to_mbecg(kvm);
+	const struct mbecg_map *map;
+
+	guard(rcu)();
+	map = mbecg_map_locked(kvm);
+	switch (word) {
+	case MBECG_WORD_STATUS:
+		return status(kvm, map);
+	case MBECG_WORD_DENIED:
+		return violations(vm) & MBECG_COUNT_MASK;
+	case MBECG_WORD_REFUSED:
+		return atomic64_read(&vm->refused) & MBECG_COUNT_MASK;
+	case MBECG_WORD_CR0:
+		return mbecg_ones(kvm, 0, map && map->sealed);
+	case MBECG_WORD_CR4:
+		return mbecg_ones(kvm, 4, map && map->sealed);
+	case MBECG_WORD_LIST_PAGES:
+		return MBECG_MAX_LIST_PAGES;
+	case MBECG_WORD_BOUNDARIES:
+		return MBECG_MAX_BOUNDARIES;
+	default:
+		return digest_word(map, word - MBECG_WORD_DIGEST);
+	}
+}

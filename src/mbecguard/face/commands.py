@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each command does: asks the session, shows the answer as text or JSON. No logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+
+from mbecguard.face import code_text
+from mbecguard.face.output import Output
+from mbecguard.face.tell import teller
+from mbecguard.face.text import Text
+from mbecguard.session import Session
+from mbecguard.settings.declared import default_file
+from mbecguard.settings.load import DefaultFile
+from mbecguard.values.errors import Exit
+
+
+def check(options: argparse.Namespace, session: Session) -> Exit:
+    found, out = session.check(), Output.of(options)
+    out.show(found, Text.of(out).check(found))
+    return Exit.OK if found.ok else Exit.REFUSED
+
+
+def plan(options: argparse.Namespace, session: Session) -> Exit:
+    plan, out = session.look().plan, Output.of(options)
+    out.show(plan, Text.of(out).plan(plan))
+    return Exit.REFUSED if plan.blockers else Exit.OK
+
+
+def lock(options: argparse.Namespace, session: Session) -> Exit:
+    if options.dry_run:
+        return check(options, session)
+    out = Output.of(options)
+    out.prove()
+    transaction = session.transaction(teller(session))
+    record = transaction.run()
+    out.show_done(record, Text.of(out).record(record, transaction.plan))
+    return record.exit
+
+
+def status(options: argparse.Namespace, session: Session) -> Exit:
+    found, out = session.status(full=options.full), Output.of(options)
+    out.show(found, Text.of(out).status(found))
+    return found.exit
+
+
+def audit(options: argparse.Namespace, session: Session) -> Exit:
+    found, out = session.audit(teller(session)), Output.of(options)
+    out.show(found, code_text.audit(Text.of(out), found))
+    return found.exit
+
+
+def boot(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.service.boot import Service
+
+    service, out = Service(session, teller(session), early=options.early), Output.of(options)
+    if options.confirm:
+        nothing = "nothing to confirm: the service did not lock this boot, or it is confirmed already"
+        confirmed = service.confirm()
+        out.show_done(session.boot_file.read(), [] if confirmed else [nothing])
+        return Exit.OK
+    service.lock()
+    found = service.session.status()
+    out.show_done(found, Text.of(out).status(found))
+    return found.exit
+
+
+def rearm(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.service.boot import Service
+
+    Service(session, teller(session)).rearm()
+    Output.of(options).show_done(session.boot_file.read(), [])
+    return Exit.OK
+
+
+def daemon(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.service.daemon import Daemon, Watch
+
+    Daemon(Watch(session, teller(session)), lambda: options.settings().clean()).run()
+    return Exit.OK
+
+
+def report(options: argparse.Namespace, session: Session) -> Exit:
+    found, out = session.report(), Output.of(options)
+    out.show(found, Text.of(out).report(found))
+    return found.exit
+
+
+def explain(options: argparse.Namespace, session: Session) -> Exit:
+    found, out = session.explain(options.what), Output.of(options)
+    out.show(found, code_text.explanation(Text.of(out), found))
+    return Exit.OK
+
+
+def capture(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.guest.captured import Captured, capture
+
+    made = Captured(tuple(capture(session.guest, options.dir)))
+    Output.of(options).show(made, [f"captured {len(made.files)} files into {options.dir}"])
+    return Exit.OK
+
+
+def learn(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.face import lessons_text
+    from mbecguard.learn.learner import Learner
+
+    learner, out = Learner(session.guest, session.places.state / "learn"), Output.of(options)
+    if options.what == "start":
+        started = learner.start()
+        out.show(started, lessons_text.started(started))
+    elif options.quiet:
+        learner.look()
+    elif options.what == "show":
+        lessons = learner.lessons(options.profile)
+        out.show(lessons, lessons_text.view(Text.of(out), lessons))
+    else:
+        session.settings.clean()
+        written = learner.write(options.profile, dry_run=options.dry_run)
+        out.show(written, lessons_text.written(written))
+    return Exit.OK
+
+
+def config(options: argparse.Namespace, session: Session) -> Exit:
+    out = Output.of(options)
+    if options.default:
+        out.show(DefaultFile(default_file()), default_file().splitlines())
+    else:
+        out.show(session.settings.describe(), Text.of(out).settings(session.settings))
+    return Exit.OK

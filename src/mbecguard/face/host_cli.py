@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line of `mbecguard-host`, for whoever runs the hypervisor. It needs none of the agent's guest parts."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from mbecguard import __version__
+from mbecguard.face import host_text
+from mbecguard.face.options import OUTPUT, add_together
+from mbecguard.face.output import Output, forget_stdout
+from mbecguard.face.tell import complain, show_usage
+from mbecguard.face.usage import COMMAND, Parser, UsageError, subcommands
+from mbecguard.readiness.check import check
+from mbecguard.readiness.source import Source
+from mbecguard.values.errors import Exit, Failure, UserError, die
+
+PROGRAM = "mbecguard-host"
+SUMMARY = "Show whether this host can guard its virtual machines"
+ABOUT = (
+    "Processor, kernel, KVM, Secure Boot, and how each virtual machine was started: whatever would keep a guest from "
+    "being locked is named, with what to do about it. Nothing is changed. Exit status 0 means that this host and the "
+    "machines that were looked at are ready."
+)
+EXAMPLES = (
+    ("mbecguard-host check", "this host and all machines that run, as root"),
+    ("mbecguard-host check web1", "this host and one machine, by name or process"),
+    ("mbecguard-host check --no-machines", "the host alone"),
+    ("mbecguard-host check --root DIR", "another host's files, copied into a folder"),
+)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    given = sys.argv[1:] if words is None else words
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        forget_stdout()
+        return Exit.ERROR
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
+        options, unknown = parser().parse_known_args(words)
+        if unknown:
+            subcommands(parser())[options.command].unknown(unknown, {})
+        return int(options.run(options))
+    except UserError as error:
+        if isinstance(error, UsageError):
+            show_usage(error.usage)
+        complain(error, PROGRAM)
+        if "--json" in words and sys.stdout:
+            Output(json=True).show(Failure.of(error), ())
+        return error.status
+
+
+def _check(options: argparse.Namespace) -> Exit:
+    if not options.root.is_dir():
+        die(f"there is no folder {options.root}", "give one that holds a host's files, such as proc/cpuinfo")
+    answer, out = check(Source(options.root), options.machine, alone=options.no_machines), Output.of(options)
+    out.show(answer, host_text.view(out.look, answer))
+    return answer.exit
+
+
+def _help(options: argparse.Namespace) -> Exit:
+    (subcommands(parser())[options.topic] if options.topic else parser()).print_help()
+    return Exit.OK
+
+
+@cache
+def parser() -> Parser:
+    """All commands and options; the manual and the completions are made from it too."""
+    top = Parser(
+        prog=PROGRAM, usage="%(prog)s COMMAND [OPTIONS]", description=f"{SUMMARY} (MBEC).", examples=EXAMPLES[:1]
+    )
+    top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = top.add_subparsers(
+        required=True, dest="command", prog=PROGRAM, metavar=COMMAND, title="commands", parser_class=Parser
+    )
+    made = commands.add_parser("check", help=SUMMARY, description=f"{SUMMARY}. {ABOUT}", examples=EXAMPLES)
+    made.add_argument("machine", nargs="*", metavar="MACHINE", help="its name or process; without, all are looked at")
+    made.add_argument("--no-machines", action="store_true", help="look at the host alone")
+    made.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="where the host's files are")
+    add_together(made, OUTPUT, "output")
+    made.set_defaults(run=_check)
+    helper = commands.add_parser("help", help="Show what a command does", description="Show what a command does.")
+    helper.add_argument("topic", nargs="?", choices=["check"], metavar=COMMAND, help="one of the commands")
+    helper.set_defaults(run=_help)
+    return top

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A plan as the host is asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mbecguard.host.base import Permission, Protection
+from mbecguard.lock.proof import DENIED, KEPT
+from mbecguard.plan.planner import Plan
+from mbecguard.values.pages import PageRange, PageSet
+
+PART = 4096  #: ranges; one request takes 5408
+
+
+def request(plan: Plan, canary_pfn: int | None, *, immutable: bool) -> list[Protection]:
+    """The whole lock as one request: deny everything, then allow what is kept, but never the canary."""
+    extra = Permission.IMMUTABLE if immutable else Permission(0)
+    canary = PageSet([PageRange(canary_pfn, canary_pfn + 1)] if canary_pfn is not None else ())
+    kept = PageSet(k.pages for k in plan.keep) - canary
+    everything = Protection(PageRange(0, plan.max_pfn), DENIED | extra)
+    return [everything, *(Protection(pages, KEPT | extra) for pages in kept)]
+
+
+def equal_request(plan: Plan, canary_pfn: int | None) -> list[Protection]:
+    """The sealed map, tile by tile: a host compares every entry with what is immutable, so none may deny it first."""
+    everything, *kept = request(plan, canary_pfn, immutable=True)
+    gaps = PageSet(p.pages for p in kept).gaps(everything.pages)
+    return [*(Protection(gap, everything.permissions) for gap in gaps), *kept]
+
+
+def in_parts(tiles: list[Protection]) -> Iterator[list[Protection]]:
+    """The tiles of a sealed map are twice as many as the ranges that made it, and change nothing: in any parts."""
+    return (tiles[start : start + PART] for start in range(0, len(tiles), PART))

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The newest lock of a guest, and whether it is one of this boot."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from mbecguard.plan.planner import Plan
+from mbecguard.records.damage import DamagedError
+from mbecguard.records.record import Record
+from mbecguard.records.store import Store
+from mbecguard.values.errors import Exit, die
+
+SCHEMA = "mbecguard.report/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is known of the newest lock. One of an earlier boot says nothing about this one."""
+
+    this_boot: bool
+    digest: str  #: of the record's entry in the history; the event SEALED has told it
+    record: Record
+    plan: Plan | None  #: null if it is damaged
+    schema: str = SCHEMA
+
+    @property
+    def exit(self) -> Exit:
+        """How a command ends that shows it."""
+        return self.record.exit if self.this_boot else Exit.NOTHING
+
+
+def report(store: Store, boot_id: str) -> Report:
+    """The newest lock of this boot, else of an earlier one; dies if there was none."""
+    entry = store.last(boot_id) or store.newest()
+    if entry is None:
+        die("there is nothing to report: no lock was ever tried", "`mbecguard lock` makes a record", Exit.NOTHING)
+    plan = None
+    with suppress(DamagedError):
+        plan = store.plan(entry.record)
+    return Report(entry.record.boot_id == boot_id, entry.digest, entry.record, plan)

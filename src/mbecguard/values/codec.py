@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Frozen dataclasses to JSON and back, exactly; canonical bytes and their digest.
+
+Understands what the agent's values are made of: dataclasses, enums, tuples, dicts with string keys, unions with None,
+of scalars, or of dataclasses with different fields, and the JSON scalars. Anything else is a bug and raises TypeError.
+
+Addresses and page frames are declared `Hex` and become strings such as "0x1000": many readers of JSON take every number
+for a double, which holds integers up to 2^53 only, and nearly all kernel addresses lie above.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import types
+from collections.abc import Callable
+from enum import Enum
+from functools import cache
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+class Notation(Enum):
+    """How numbers are written, for `Annotated`. On a dataclass it means each of its own integers."""
+
+    HEX = "hex"
+
+
+Hex = Annotated[int, Notation.HEX]
+_HEX = re.compile(r"0x(?:0|[1-9a-f][0-9a-f]{0,15})")  # one notation for each number, else digests would differ
+
+
+def encode(value: object) -> Any:
+    """`value` as JSON-able objects: dataclasses become objects, tuples arrays, enums their value."""
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _encode_fields(value, _encoders(type(value)))
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {_string(key): encode(item) for key, item in value.items()}
+    raise TypeError(f"cannot serialise {type(value).__name__}")
+
+
+def hexadecimal(number: int) -> str:
+    """The one notation of an address or a page frame; ValueError for what has no 64 bits."""
+    text = f"{number:#x}"
+    if not _HEX.fullmatch(text):
+        raise ValueError(f"{text} is not an unsigned number of 64 bits")
+    return text
+
+
+Encoder = Callable[[Any], Any]
+_Fields = tuple[tuple[str, Encoder], ...]
+
+
+def _encode_fields(value: object, fields: _Fields) -> dict[str, Any]:
+    return {name: encoder(getattr(value, name)) for name, encoder in fields}
+
+
+@cache
+def _encoders(kind: type, *, all_hex: bool = False) -> _Fields:
+    return tuple((name, _encoder(hint)) for name, hint in fields_of(kind, all_hex=all_hex).items())
+
+
+def _encoder(hint: Any) -> Encoder:
+    """What writes a value declared so; `encode` itself where the value alone says how."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint == Hex:
+        return hexadecimal
+    if is_hex(hint):
+        fields = _encoders(arguments[0], all_hex=True)
+        return lambda value: _encode_fields(value, fields)
+    inner = [_encoder(argument) for argument in arguments if argument not in (Ellipsis, type(None))]
+    if all(encoder is encode for encoder in inner):
+        return encode
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return lambda value: [inner[0](item) for item in value]
+    if origin is tuple:
+        return lambda value: [encoder(item) for encoder, item in zip(inner, value, strict=True)]
+    if origin is dict:
+        return lambda value: {_string(key): inner[1](item) for key, item in value.items()}
+    if dataclasses.is_dataclass(origin) or all(dataclasses.is_dataclass(get_origin(a) or a) for a in arguments):
+        return encode  # each value knows its own class
+    if len(inner) > 1:
+        raise TypeError(f"cannot serialise a choice of {arguments}")
+    return lambda value: None if value is None else inner[0](value)
+
+
+def is_hex(hint: Any) -> bool:
+    """Whether a type, or each integer of a dataclass, is declared to be written in hexadecimal."""
+    return get_origin(hint) is Annotated and Notation.HEX in hint.__metadata__
+
+
+def fields_of(kind: Any, *, all_hex: bool = False) -> dict[str, Any]:
+    """The fields of a dataclass and their types; with `all_hex` each integer is one that is written in hexadecimal.
+
+    `kind` may say what a generic dataclass is of: then a field of the type variable is of that.
+    """
+    origin = get_origin(kind) or kind
+    given = dict(zip(getattr(origin, "__parameters__", ()), get_args(kind), strict=False))
+    hints = get_type_hints(origin, include_extras=True)
+    types_ = {f.name: given.get(hints[f.name], hints[f.name]) for f in dataclasses.fields(origin)}
+    return {name: Hex if all_hex and hint is int else hint for name, hint in types_.items()}
+
+
+def _string(key: object) -> str:
+    # json.dumps would quietly turn 1 into "1", and the way back would not be the same.
+    if type(key) is not str:
+        raise TypeError(f"cannot serialise a {type(key).__name__} as a key")
+    return key
+
+
+def decode(kind: type[T], data: object) -> T:
+    """The inverse of `encode`. Raises ValueError naming the place if `data` is not of that shape."""
+    return cast(T, _decoder(cast(Any, kind))(data, kind.__name__))
+
+
+def canonical(data: object) -> bytes:
+    """Canonical JSON bytes of JSON-able objects: sorted keys, no white space, ASCII."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(data: object) -> str:
+    """SHA-256 (hex) over the canonical JSON of `data`."""
+    return hashlib.sha256(canonical(data)).hexdigest()
+
+
+def expect_schema(schema: str, ours: str) -> None:
+    """ValueError unless what was read back is of the version that is written."""
+    if schema != ours:
+        raise ValueError(f"schema {schema!r} is not {ours!r}")
+
+
+Decoder = Callable[[object, str], Any]
+
+
+@cache
+def _decoder(kind: Any) -> Decoder:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind == Hex:
+        return _decode_hex
+    if is_hex(kind):
+        return _dataclass_decoder(arguments[0], all_hex=True)
+    if dataclasses.is_dataclass(origin or kind):
+        return _dataclass_decoder(kind)
+    if origin is tuple:
+        return _tuple_decoder(arguments)
+    if origin is dict:
+        return _dict_decoder(_decoder(arguments[1]))
+    if origin in (Union, types.UnionType):
+        return _choice_decoder(arguments)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _enum_decoder(kind)
+    if kind in (bool, int, float, str):
+        return _scalar_decoder(kind)
+    raise TypeError(f"cannot deserialise {kind}")
+
+
+def _dataclass_decoder(kind: Any, *, all_hex: bool = False) -> Decoder:
+    hints = fields_of(kind, all_hex=all_hex)
+    names = hints.keys()
+    required = _required(kind)
+
+    def convert(data: object, where: str) -> Any:
+        table = _expect(dict, data, where)
+        if wrong := (required - table.keys()) | (table.keys() - names):
+            raise ValueError(f"{where}: wrong keys {sorted(wrong)}")
+        values = {key: _decoder(hints[key])(item, f"{where}.{key}") for key, item in table.items()}
+        return _construct(get_origin(kind) or kind, where, **values)
+
+    return convert
+
+
+def _required(kind: Any) -> set[str]:
+    fields = dataclasses.fields(get_origin(kind) or kind)
+    return {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+
+
+def _tuple_decoder(arguments: tuple[Any, ...]) -> Decoder:
+    def convert(data: object, where: str) -> Any:
+        items = _expect(list, data, where)
+        kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(items):
+            raise ValueError(f"{where}: {len(items)} items, not {len(kinds)}")
+        pairs = enumerate(zip(kinds, items, strict=True))
+        return tuple(_decoder(kind)(item, f"{where}[{i}]") for i, (kind, item) in pairs)
+
+    return convert
+
+
+def _dict_decoder(item: Decoder) -> Decoder:
+    return lambda data, where: {
+        _expect(str, key, where): item(value, f"{where}.{key}") for key, value in _expect(dict, data, where).items()
+    }
+
+
+def _choice_decoder(arguments: tuple[Any, ...]) -> Decoder:
+    kinds: list[Any] = [argument for argument in arguments if argument is not type(None)]
+    nullable = len(kinds) < len(arguments)
+    if all(dataclasses.is_dataclass(get_origin(kind) or kind) for kind in kinds) and len(kinds) > 1:
+        return _shape_decoder(kinds)
+    if len(kinds) > 1 and not set(kinds) <= {int, str, bool}:
+        raise TypeError(f"cannot deserialise a choice of {kinds}")
+
+    def convert(data: object, where: str) -> Any:
+        if data is None and nullable:
+            return None
+        found: Any = type(data)
+        return _decoder(found if found in kinds else kinds[0])(data, where)
+
+    return convert
+
+
+def _shape_decoder(kinds: list[Any]) -> Decoder:
+    """Dataclasses that their fields tell apart."""
+
+    def convert(data: object, where: str) -> Any:
+        keys = _expect(dict, data, where).keys()
+        fitting = (kind for kind in kinds if _required(kind) <= keys <= fields_of(kind).keys())
+        kind = next(fitting, None)
+        if kind is None:
+            raise ValueError(f"{where}: wrong keys {sorted(keys)}")
+        return _decoder(kind)(data, where)
+
+    return convert
+
+
+def _enum_decoder(kind: type[Enum]) -> Decoder:
+    def convert(data: object, where: str) -> Any:
+        member = _construct(kind, where, data)
+        # Python takes True and 1.0 for 1, and -1 for all flags at once.
+        if type(member.value) is not type(data) or member.value != data:
+            raise ValueError(f"{where}: {data!r} is not a valid {kind.__name__}")
+        return member
+
+    return convert
+
+
+def _construct(kind: Callable[..., Any], where: str, /, *values: Any, **fields: Any) -> Any:
+    try:
+        return kind(*values, **fields)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _decode_hex(data: object, where: str) -> int:
+    text = _expect(str, data, where)
+    if not _HEX.fullmatch(text):
+        raise ValueError(f"{where}: {text[:40]!r} is not a number as 0x1f")
+    return int(text, 16)
+
+
+def _scalar_decoder(kind: type) -> Decoder:
+    return lambda data, where: _expect(kind, data, where)
+
+
+def _expect(kind: type[T], data: object, where: str) -> T:
+    # bool is an int to Python, but never in our files; an int is a float to both.
+    fits = isinstance(data, kind) or (kind is float and isinstance(data, int))
+    if not fits or (kind is not bool and isinstance(data, bool)):
+        raise ValueError(f"{where}: expected {kind.__name__}, found {type(data).__name__}")
+    return cast(T, data)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The closed vocabulary of events, each with its journal MESSAGE_ID.
+
+People and SIEMs search for these ids: never change or reuse one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import syslog
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from string import Formatter
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """Journal MESSAGE_ID (128 bits, hex), syslog priority, and the one line that is logged."""
+
+    message_id: str
+    priority: int
+    text: str
+    more: tuple[str, ...] = ()  #: facts that are fields of the journal, and not in the text
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The names of what is told with it."""
+        named = (name for _, name, _, _ in Formatter().parse(self.text) if name)
+        return (*dict.fromkeys(named), *self.more)
+
+
+class Event(Enum):
+    """Everything that the agent ever announces."""
+
+    LOCK_STARTED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a01", syslog.LOG_INFO, "locking kernel code on {host}")
+    STEP = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a02", syslog.LOG_DEBUG, "step {step}")
+    REFUSED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a03", syslog.LOG_WARNING, "not locked, refused: {reason}")
+    APPLIED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a04", syslog.LOG_INFO, "host applied {ranges} ranges")
+    PROVEN = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a05", syslog.LOG_INFO, "proven: {evidence}")
+    NOT_ENFORCED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a06", syslog.LOG_ALERT, "NOT ENFORCED: {reason}")
+    SEALED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a07",
+        syslog.LOG_NOTICE,
+        "sealed: {pages} pages stay executable, record {record}",
+        more=("plan",),
+    )
+    ROLLED_BACK = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a08", syslog.LOG_WARNING, "rolled back after {step}: {reason}"
+    )
+    ROLLBACK_FAILED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a09", syslog.LOG_ERR, "could not undo {what}: {reason}")
+    INTERRUPTED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0a", syslog.LOG_WARNING, "an earlier attempt stopped at step {step}"
+    )
+    RETRY = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0b", syslog.LOG_INFO, "guest still changing, attempt {attempt}")
+    DRIFT = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0c", syslog.LOG_ALERT, "drift: {reason}")
+    DEGRADED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0d", syslog.LOG_ALERT, "degraded: {reason}")
+    RESTORED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0e", syslog.LOG_NOTICE, "{state}, no longer: {reason}")
+    BOOT_NOT_LOCKED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a0f", syslog.LOG_WARNING, "boot not locked: {reason}")
+    BOOT_CONFIRMED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a10", syslog.LOG_INFO, "boot confirmed: the next one locks again"
+    )
+    BOOT_UNCONFIRMED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a11", syslog.LOG_ERR, "boot NOT confirmed: {reason}")
+    REARMED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a12", syslog.LOG_NOTICE, "rearmed: the next boot locks again")
+    RELOAD_FAILED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a13", syslog.LOG_ERR, "settings not reloaded: {reason}")
+    HISTORY_DAMAGED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a14", syslog.LOG_ERR, "the history of locks is damaged: {what}"
+    )
+
+
+JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
+
+#: Where events go; the faces decide.
+Tell = Callable[[Event, dict[str, str]], None]
+
+
+def message(event: Event, facts: dict[str, str]) -> str:
+    """The one line of an event."""
+    return event.value.text.format(**facts)
+
+
+def journal_field(name: str) -> str:
+    """The field that a fact has in the journal, where names without a prefix belong to everybody."""
+    return f"MBECGUARD_{name.upper()}"
+
+
+def to_journal(event: Event, facts: dict[str, str]) -> None:
+    """Send an event to the systemd journal, if there is one; its name and its facts become fields of ours."""
+    if not JOURNAL_SOCKET.exists():
+        return
+    import systemd.journal  # not `from systemd`: mypy would take the folder of the units for it
+
+    fields = {journal_field(name): value for name, value in (("event", event.name), *facts.items())}
+    kind = event.value
+    systemd.journal.send(
+        message(event, facts),
+        MESSAGE_ID=kind.message_id,
+        PRIORITY=kind.priority,
+        SYSLOG_IDENTIFIER="mbecguard",
+        **fields,
+    )
+
+
+def stderr_is_journal() -> bool:
+    """Whether systemd connected stderr to the journal; what goes there would be in it twice (systemd.exec(5))."""
+    with suppress(OSError, ValueError):
+        stderr = os.fstat(sys.stderr.fileno())
+        return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
+    return False

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""System management mode: its memory is the firmware's or absent, or there is no seal."""
+
+from __future__ import annotations
+
+from .scenario import DENIED, EOPNOTSUPP, Scenario, Setting
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        "smi",
+        "without SMM an SMI that a guest sends itself is dropped, sealed or not; guest, QEMU and pin go on",
+        """
+        fact open $(($(query) >> 48))
+        fact before "$(everywhere smi)"
+        fact seal "$(protect "$(t canary 4)" $((RW | IMMUTABLE))) $(t run 4)"
+        fact after "$(everywhere smi)"
+        fact counted "$([ "$(guarded refused)" -ge 2 ] && echo yes)"
+        fact alive "$(everywhere run 5)"
+        """,
+        {
+            "open": "0",
+            "before": "not, SMEP 1 to 1",
+            "seal": f"0 {DENIED}",
+            "after": "not, SMEP 1 to 1",
+            "counted": "yes",
+            "alive": "ran",
+        },
+    ),
+    Scenario(
+        "smm-open",
+        "with SMM in plain memory a guest's own handler runs and undoes SMEP: no seal, and a lost pin is the end",
+        """
+        if [ "$stage" = 1 ]; then
+            fact open $(($(query) >> 48))
+            fact handler "$(t smi)"
+            fact deny "$(protect "$(t canary 4)" $RW) $(t run 4)"
+            fact seal "$(protect "$(t canary 4)" $((RW | IMMUTABLE))) $(($(query) >> 6 & 3))"
+            fact again "$(t smi)"
+            fact pin "$(t hypercall 13 4 $SMEP)"
+            host resetting >/dev/null
+            t smi
+            sleep 60
+        fi
+        fact told "$(logged 'pin lost by RSM')"
+        fact clean "$(($(query) >> 6 & 3)) $(t smi) $(t run 4)"
+        """,
+        {
+            "open": "1",
+            "handler": "ran, SMEP 1 to 0",
+            "deny": f"0 {DENIED}",
+            "seal": f"{EOPNOTSUPP} 1",
+            "again": "ran, SMEP 1 to 0",
+            "pin": "0",
+            "told": "1",
+            "clean": "0 ran, SMEP 1 to 0 ran",
+        },
+        setting=Setting(smm=True),
+        slow=True,
+    ),
+)
