@@ -167,7 +167,7 @@ def test_efi_runtime_code_is_exact(case: Case) -> None:
 
 
 def test_tight_policy_drops_exactly_the_padding(case: Case) -> None:
-    tight = build_plan(case.survey, Policy(tight=True))
+    tight = build_plan(case.survey, Policy(tight=True, free=(CodeKind.BPF,)))
     kept = {pfn for k in tight.keep for pfn in range(k.start, k.end)}
     padding = {pfn for start, end in case.witness["int3_pages"] for pfn in range(start, end)}
     assert kept == set(case.executable.values()) - padding
