@@ -89,7 +89,8 @@ def test_cost_is_told() -> None:
     found = attribute(SURVEY, AUTO, lambda _va: "", FROZEN)
     (told,) = [f for f in found.plan.findings if f.id == "free-space-dropped"]
     pages = len(kept(found.roomy)) - len(kept(found.plan))
-    assert told.facts == {"pages": pages, "regions": 1} == {"pages": 511 + 3, "regions": 1}
+    regions = {"mixed": found.plan.totals.mixed_2m, "roomy": found.roomy.totals.mixed_2m}
+    assert told.facts == {"pages": pages, **regions} == {"pages": 511 + 3, "mixed": regions["roomy"] + 1, **regions}
 
 
 def test_what_is_free_and_cannot_be_read_is_unknown() -> None:

@@ -39,7 +39,8 @@ _NO_EFI_MM = "the firmware's own map, /sys/firmware/efi/runtime-map, has to do"
 _NO_CORE = "load the mbecguard shim, which reads the page tables itself"
 _INT3_PAGE = b"\xcc" * PAGE_SIZE
 # its_init_thunk() in arch/x86/kernel/alternative.c writes `jmp *%reg` and int3; the rest of the page is int3.
-# Paranoid FineIBT has an invalid instruction and `jne` to it before each: UDB (d6), or ea before that had a name.
+# Paranoid FineIBT has an invalid instruction and `jne` to it before each: UDB (d6),
+# or ea before 6.18 ("x86,ibt: Use UDB instead of 0xEA").
 _THUNKS = re.compile(rb"(?:\xcc|[\xd6\xea]\x75\xfd|\x41?\xff[\xe0-\xe7]\xcc)+")
 
 

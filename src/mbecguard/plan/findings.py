@@ -180,7 +180,8 @@ CATALOGUE: dict[str, Template] = {
     ),
     "free-space-dropped": Template(
         _I,
-        "{pages} pages of free space among kept code are dropped at the seal, for {regions} more mixed 2 MiB regions",
+        "{pages} pages of free space among kept code are dropped at the seal; of the 2 MiB regions {mixed} are mixed "
+        "then, not {roomy}",
         'a BPF trampoline that needs new space faults after the lock; policy.tight = "off" keeps the space',
     ),
     "free-space-kept": Template(

@@ -266,8 +266,8 @@ class _Engine:
         if not free:
             return (self._told(roomy),) * 2
         tight = self._plan((part, why) for run, why in self._kept for part in PageSet([run]) - free)
-        regions = tight.totals.mixed_2m - roomy.totals.mixed_2m
-        self._findings.append(finding("free-space-dropped", pages=free.pages, regions=regions))
+        mixed = {"mixed": tight.totals.mixed_2m, "roomy": roomy.totals.mixed_2m}
+        self._findings.append(finding("free-space-dropped", pages=free.pages, **mixed))
         return self._told(tight), self._told(roomy)
 
     def _plan(self, kept: Iterable[tuple[PageRange, _Reason]]) -> Plan:
