@@ -26,7 +26,7 @@ def run(folder: Path, queue: list[str], guest: str, silence: int = 5) -> tuple[T
     arguments = [HERE / "host/agent", folder / "pipe", port, folder / "queue", silence]
     command = ["bash", *map(str, arguments), "sh", "-c", GUEST + guest, "guest"]
     environment = {"PATH": "/usr/bin:/bin", "PIPE": str(folder / "pipe")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=True)
     return read(port.read_text()), done.stdout.splitlines()
 
 
@@ -108,8 +108,8 @@ def test_a_guest_out_of_step_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_a_guest_that_talks_is_not_silent(tmp_path: Path) -> None:
-    script = "ask booted 1; ask next; for i in 1 2 3; do sleep 0.7; ask fact f$i x; done; ask end ok; ask next; bye"
-    told, _ = run(tmp_path, ["one"], script, silence=1)
+    script = "ask booted 1; ask next; for i in 1 2 3; do sleep 1.5; ask fact f$i x; done; ask end ok; ask next; bye"
+    told, _ = run(tmp_path, ["one"], script, silence=4)
     assert judge("one", {"f1": "x", "f2": "x", "f3": "x"}, told).outcome is Outcome.PASSED
 
 
