@@ -38,6 +38,7 @@ SPOTS: tuple[Spot, ...] = (
     Spot("rodata", "the kernel's read-only data, by a mapping of one's own"),
     Spot("alias", "a heap page, by a second mapping"),
     Spot("rom", "the firmware's ROM, which holds some already"),
+    Spot("low-rom", "the same ROM at its second address, below 1 MiB"),
     Spot("re-pointed", "a heap page, by the address of a page of kernel text"),
     Spot("text", "a function of the kernel's, overwritten by a mapping of one's own", RAN),
 )
@@ -57,6 +58,7 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("unlock", "a request that makes a sealed page executable again", "EPERM", "lock"),
     Attack("supervisor bit", "a page of a process, its U bit cleared at one of four levels", DIED, "user-bit"),
     Attack("SMEP", "CR4.SMEP cleared, to call a page of a process", "#GP", "lock"),
+    Attack("control bits", "each bit of CR0, CR4 and EFER flipped, to run a denied page", "#GP, or " + DIED, "bits"),
     Attack("VMX", "CR4.VMXE set, to be a hypervisor", "#GP", "vmx"),
     Attack("emulator", "an instruction that KVM has to emulate, fetched from a denied page", "#UD", "emulator"),
     Attack("straddle", "an instruction on two pages, the second one denied", DIED, "straddle"),

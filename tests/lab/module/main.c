@@ -69,6 +69,7 @@ static const struct {
 	{ "clear_cr", 2, mbectest_verb_clear_cr },
 	{ "write_cr", 3, mbectest_verb_write_cr },
 	{ "toggle_wp", 1, mbectest_verb_toggle_wp },
+	{ "flips", 2, mbectest_verb_flips },
 	{ "init", 1, mbectest_verb_init },
 	{ "start_page", 1, mbectest_verb_start_page },
 	{ "start_by_data", 1, mbectest_verb_start_by_data },

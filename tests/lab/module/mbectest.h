@@ -49,6 +49,7 @@ struct mbectest_outcome mbectest_run(unsigned int index);
 bool mbectest_ran(struct mbectest_outcome seen, unsigned int index);
 int mbectest_verb_canary(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_run(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_flips(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_oops(const u64 *words, int count, char *text, size_t size);
 
 /* Run code that the exception table does not know in a thread of its own: "ran", or "died". */

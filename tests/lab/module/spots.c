@@ -130,12 +130,12 @@ static void put_alias(void *at)
 
 static u8 *rom;
 
-/* The firmware's end, below 4 GiB: memory that the host lets nobody write. */
-static void *get_rom(void)
+/* The firmware's end: memory that the host lets nobody write. */
+static void *rom_ending_at(resource_size_t end)
 {
 	u8 *ret;
 
-	rom = memremap(SZ_4G - ROM_BYTES, ROM_BYTES, MEMREMAP_WB);
+	rom = memremap(end - ROM_BYTES, ROM_BYTES, MEMREMAP_WB);
 	if (!rom)
 		return ERR_PTR(-ENOMEM);
 	ret = memchr(rom, RET_BYTE, ROM_BYTES);
@@ -143,6 +143,17 @@ static void *get_rom(void)
 		return ret;
 	memunmap(rom);
 	return ERR_PTR(-ENOENT);
+}
+
+static void *get_rom(void)
+{
+	return rom_ending_at(SZ_4G);
+}
+
+/* The same frames of the host, at another guest physical address. */
+static void *get_low_rom(void)
+{
+	return rom_ending_at(SZ_1M);
 }
 
 static void put_rom(void *at)
@@ -174,6 +185,7 @@ static const struct spot spots[] = {
 	{ get_rodata },
 	{ get_alias, put_alias },
 	{ get_rom, put_rom, .fixed = true },
+	{ get_low_rom, put_rom, .fixed = true },
 	{ .run = mbectest_repoint },
 	{ get_text, .text = true },
 };

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..verdict import Expected
 from .scenario import DENIED, EPERM, Scenario, Setting
 
@@ -71,6 +73,29 @@ SCENARIOS: tuple[Scenario, ...] = (
             "wp-after-pin": "trap 13",
             "smap-after-pin": "trap 13",
             "no-pin": "unchanged",
+        },
+    ),
+    Scenario(
+        "bits",
+        "each bit of CR0, CR4 and EFER is flipped: a denied page runs with none of them, its neighbour as before",
+        """
+        flips() {
+            echo "$(t flips 0 "$1") $(t flips 4 "$1") $(t flips $EFER "$1")"
+        }
+        open=$(flips 6)
+        fact open "$open"
+        fact deny "$(protect "$(t canary 6)" $((RW | IMMUTABLE)))"
+        denied=$(flips 6) neighbour=$(flips 5)
+        fact denied "$denied"
+        fact neighbour "$neighbour"
+        fact both "$([ "$denied" = "$(echo "$neighbour" | tr R d)" ] && echo alike)"
+        """,
+        {
+            "open": re.compile("([Gs-]*R+){4}.*"),
+            "deny": "0",
+            "denied": re.compile("[Gds -]{33}.{20}G[Gds -]+"),  # bit 20 of CR4: SMEP
+            "neighbour": re.compile(".*R.*"),
+            "both": "alike",
         },
     ),
     Scenario(
