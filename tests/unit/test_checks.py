@@ -16,7 +16,7 @@ from mbecguard.image.kernel import KernelImage
 from mbecguard.image.module import ModuleImage
 from mbecguard.image.sections import Section, SectionKind
 from mbecguard.plan.checks import contradictions, physical_text
-from mbecguard.values.facts import Known
+from mbecguard.values.facts import Absent, Fact, Known, Unknown
 from mbecguard.values.pages import PageRange
 
 R = SectionKind.RESIDENT
@@ -134,6 +134,23 @@ def test_modules_in_order() -> None:
 )
 def test_modules_that_have_symbols_are_listed(tags: tuple[str, ...], found: list[str]) -> None:
     assert names(replace(GOOD, tags=tags)) == found
+
+
+@pytest.mark.parametrize(
+    ("told", "pages", "found"),
+    [
+        (Known(0), 0, []),
+        (Known(2), 2, []),
+        (Known(2), 1, ["efi-mismatch"]),
+        (Known(2), 0, ["efi-mismatch"]),
+        (Absent(), 0, []),
+        (Unknown("nobody may look"), 0, []),
+    ],
+)
+def test_the_firmware_s_code_is_among_the_mappings(told: Fact[int], pages: int, found: list[str]) -> None:
+    firmware = (Mapping(0x7000, 0x7000, pages << 12),) if pages else ()
+    survey = replace(GOOD, mappings=(*firmware, *GOOD.mappings), memory=MemoryFacts(efi_tables=told))
+    assert names(survey) == found
 
 
 @pytest.mark.parametrize(

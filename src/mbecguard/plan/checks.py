@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.survey import KernelFacts, ModuleFacts, Survey
 from mbecguard.plan.findings import finding
 from mbecguard.plan.rules import module_base, module_layout
@@ -65,6 +66,9 @@ def _tables(survey: Survey) -> Iterator[Finding]:
     end = max(kernel.text_end_va, kernel.text_va + 1)
     if not any(m.va < end and m.va + m.bytes > kernel.text_va for m in survey.mappings):
         yield finding("kernel-text-elsewhere", va=kernel.text_va, tables="/proc/kcore, the shim, or execmap.json")
+    efi, seen = known(survey.memory.efi_tables, 0), sum(len(m.virtual) for m in survey.mappings if is_efi_address(m))
+    if seen < efi:
+        yield finding("efi-mismatch", pages=efi, mapped=seen)
     mapped = PageSet(m.frames for m in survey.mappings)
     content = PageSet((*known(survey.memory.int3_pages, ()), *known(survey.memory.thunk_pages, ())))
     if strange := content - mapped:

@@ -86,6 +86,11 @@ CATALOGUE: dict[str, Template] = {
         "/proc/kallsyms has the kernel's text at {va:#x}, but the page tables ({tables}) map no code there",
         "the two are of different boots, or one of them is damaged; of a captured guest: capture it again",
     ),
+    "efi-mismatch": Template(
+        _B,
+        "efi_mm makes {pages} pages of the firmware executable, and of these only {mapped} are among the mappings",
+        "the execmap and what was read of kernel memory are of different boots, or cut; capture the guest again",
+    ),
     "content-mismatch": Template(
         _B,
         "{pages} pages that should hold known code are not executable, the first at physical {pa:#x}: memory.json and "
