@@ -22,6 +22,8 @@
 #define LOCK_CR_UPDATE	13
 #define PROTECT_MEMORY	14
 #define QUERY_MAGIC	0x59524551494b4548ull
+#define WORD_CR0	11
+#define WORD_CR4	12
 #define LIST_ENTRIES	169
 #define LIST_PAGES	32
 
@@ -35,7 +37,6 @@ struct list_page {
 static_assert(sizeof(struct list_page) <= PAGE_SIZE);
 static_assert(LIST_PAGES * LIST_ENTRIES == MBECGUARD_MAX_RANGES);
 
-static u64 pinned[2];	/* of CR0 and CR4; guarded by mbecg_lock */
 static bool sealed;	/* written under mbecg_lock; the notifier of sleep only reads it */
 
 bool mbecg_sealed(void)
@@ -78,26 +79,24 @@ int mbecg_query(void *argument)
 	return hypercall(PROTECT_MEMORY, 0, QUERY_MAGIC + query->word, &query->result);
 }
 
-/* Bits of CR0 or CR4 that the host has said it pinned. */
+/* Bits of CR0 or CR4 that cannot go from 1 to 0, as this host says: the one that was asked for it may be another. */
 u64 mbecg_pinned(u32 cr)
 {
-	lockdep_assert_held(&mbecg_lock);
-	return pinned[!!cr];
+	s64 bits;
+	int err = hypercall(PROTECT_MEMORY, 0, QUERY_MAGIC + (cr ? WORD_CR4 : WORD_CR0), &bits);
+
+	return err || bits < 0 ? 0 : bits;
 }
 
 int mbecg_pin(void *argument)
 {
 	struct mbecguard_pin *pin = argument;
-	int err;
 
 	if (pin->cr != 0 && pin->cr != 4)
 		return -EINVAL;
 	if (mbecg_off)
 		return -EPERM;
-	err = hypercall(LOCK_CR_UPDATE, pin->cr, pin->bits, &pin->result);
-	if (!err && pin->result >= 0)
-		pinned[!!pin->cr] |= pin->bits;
-	return err;
+	return hypercall(LOCK_CR_UPDATE, pin->cr, pin->bits, &pin->result);
 }
 
 static struct list_page *next_page(const struct list_page *list)
