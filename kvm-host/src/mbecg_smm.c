@@ -11,6 +11,10 @@
 #define HANDLER	0x8000	/* from SMBASE on, as enter_smm() has it */
 #define STATE	0xfe00
 
+/* Below 1 MiB, where SeaBIOS moves it. i440fx has no lock for it, and on q35 SeaBIOS leaves it open. */
+#define SEGMENT_START	0xa0000
+#define SEGMENT_END	0xc0000
+
 enum smram { SMRAM_ABSENT, SMRAM_APART, SMRAM_OPEN };
 
 static hva_t frame(struct kvm *kvm, int address_space, gpa_t gpa)
@@ -20,7 +24,10 @@ static hva_t frame(struct kvm *kvm, int address_space, gpa_t gpa)
 	return gfn_to_hva_memslot(__gfn_to_memslot(__kvm_memslots(kvm, address_space), gfn), gfn);
 }
 
-/* Of one frame: whether the VMM gives system management mode memory of its own for it. */
+/*
+ * Of one frame: whether the VMM gives system management mode memory of its own
+ * for it, which the guest cannot have it show.
+ */
 static enum smram smram_at(struct kvm *kvm, gpa_t gpa)
 {
 	hva_t own;
@@ -30,6 +37,8 @@ static enum smram smram_at(struct kvm *kvm, gpa_t gpa)
 	own = frame(kvm, SMM_ADDRESS_SPACE, gpa);
 	if (kvm_is_error_hva(own))
 		return SMRAM_ABSENT;
+	if (gpa >= SEGMENT_START && gpa < SEGMENT_END)
+		return SMRAM_OPEN;
 	return own == frame(kvm, 0, gpa) ? SMRAM_OPEN : SMRAM_APART;
 }
 

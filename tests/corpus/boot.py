@@ -121,8 +121,8 @@ def _qemu(guest: Guest, of: Kernel, machine: Path, into: Path) -> list[str]:
     return command
 
 
-def firmware(part: str) -> Path:
-    path = FIRMWARE / f"OVMF_{part}_4M.fd"
+def firmware(part: str, kind: str = "") -> Path:
+    path = FIRMWARE / f"OVMF_{part}_4M{kind}.fd"
     if not path.is_file():
         die(f"no UEFI firmware {path.name}", hint="apt install ovmf")
     return path

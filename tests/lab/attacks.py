@@ -69,6 +69,12 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("no boot CPU", "its BSP bit cleared, then INIT and SIPI for CPU 0", "shut down", "start-boot-cpu"),
     Attack("SMI", "an SMI to oneself, to run a handler of one's own", "dropped", "smi"),
     Attack("open SMM", "the same where SMRAM is the guest's own memory", "no seal", "smm-open"),
+    Attack(
+        "unlocked SMM",
+        "the same where the host bridge shows SMRAM to whoever asks (SeaBIOS)",
+        "no seal",
+        "smm-unlocked",
+    ),
     Attack("RSM", "a pinned bit cleared in what RSM loads", "shut down", "smm-open"),
     Attack("late VMX", "CR4.VMXE set by another CPU while a request seals", "shut down", "late-vmxe"),
     Attack("INIT", "the boot processor sent back to the firmware", "shut down", "init"),

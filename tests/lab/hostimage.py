@@ -17,6 +17,7 @@ from tests.corpus.cache import built, cache_dir, digest, run, say
 from . import guestimage, liar
 from .cpio import Node, file, packed, program
 from .layers import BOCHS_QUIRKS, Kvm, Stack, kvm
+from .machines import Machine
 from .parts import busybox, module_tree, modules, script, stripped
 from .roots import inside, machine
 from .scenarios import Scenario, Setting, by_setting
@@ -24,8 +25,7 @@ from .scenarios import Scenario, Setting, by_setting
 DISK_MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod")
 KVM_MODULES = ("kvm", "kvm_intel")
 UNUSED = 86400.0  #: seconds that a CD is kept after it was used last
-FIRMWARE = ("seabios/bios-microvm.bin", "qemu/linuxboot_dma.bin", "qemu/pvh.bin", "qemu/kvmvapic.bin")
-GUEST_MACHINE = "/usr/bin/qemu-system-x86_64 -M microvm,accel=kvm,pit=off,pic=off,rtc=on"
+QEMU = "/usr/bin/qemu-system-x86_64"
 #: Bochs runs 300 M instructions per second of its own clock: without the hint L1 believes in 3.5 GHz.
 CMDLINE = "console=ttyS0,115200 nokaslr mitigations=off tsc=reliable tsc_early_khz=300000 quiet"
 GRUB = f"""set timeout=0
@@ -63,7 +63,7 @@ def _tree(stack: Stack, of: Kernel, scenarios: list[Scenario]) -> dict[str, Node
         of_kvm |= {f"liar/{name}": data for name, data in liar.modules(stack.host_kernel).items()}
     return {
         **busybox(),
-        **_qemu(),
+        **_qemu({row.setting.machine for row in scenarios}),
         **module_tree(early | of_kvm, early),
         "init": script("host/init"),
         "lab/agent": script("host/agent"),
@@ -99,9 +99,9 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
     stack = replace(stack, memory_mib=setting.memory_mib or stack.memory_mib)
     command = guestimage.qemu_command(
         stack,
-        f"{GUEST_MACHINE},smm={'on' if setting.smm else 'off'} -cpu {setting.cpu}",
+        f"{QEMU} {setting.machine.words} -machine smm={'on' if setting.smm else 'off'} -cpu {setting.cpu}",
         guestimage.direct("/lab/vmlinuz", "/run/initrd", guestimage.cmdline(stack, setting.cmdline)),
-        bus="device",
+        bus=setting.machine.bus,
         folder="/run",
         console="serial,path=/dev/ttyS2",
         disk=disk,
@@ -111,14 +111,15 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
     return f'{wait}exec {shlex.join(command)} "$@" </dev/null\n'
 
 
-def _qemu() -> dict[str, Node]:
-    """QEMU, the libraries that the loader would take, and the firmware of a microvm."""
+def _qemu(machines: Iterable[Machine]) -> dict[str, Node]:
+    """QEMU, the libraries that the loader would take, and the firmware of the machines."""
     root = machine()
-    listed = inside(root, "ldd /usr/bin/qemu-system-x86_64").split()
-    paths = {word for word in listed if word.startswith("/")} | {"/usr/bin/qemu-system-x86_64"}
+    paths = {word for word in inside(root, f"ldd {QEMU}").split() if word.startswith("/")} | {QEMU}
     tree = {path.lstrip("/"): program((root / path.lstrip("/")).read_bytes()) for path in sorted(paths)}
-    for path in FIRMWARE:
-        tree[f"usr/share/qemu/{Path(path).name}"] = file((root / "usr/share" / path).read_bytes())
+    for of in machines:
+        tree |= of.flash()
+        for path in of.files:
+            tree[f"usr/share/qemu/{Path(path).name}"] = file((root / "usr/share" / path).read_bytes())
     return tree
 
 

@@ -15,6 +15,7 @@ from mbecguard.values.errors import UserError
 from tests.lab.guestimage import cmdline, direct, qemu_command
 from tests.lab.hostimage import guests
 from tests.lab.layers import Host, Kvm, Stack, Userland
+from tests.lab.machines import BIOS, MICROVM, SECURE
 from tests.lab.parts import HERE
 from tests.lab.scenarios import SCENARIOS, Scenario, Setting, by_setting, find
 from tests.lab.scenarios.scenario import staged
@@ -127,6 +128,16 @@ def test_each_guest_gets_its_kvm_its_queue_and_its_cpu() -> None:
     assert modules[1] == [["kvm", "mbecguard=enforce", "mbecguard=audit", "mbecguard_selftest=1"], intel]
     cpus = [re.findall("-cpu ([^ ]+)", tree[f"lab/guests/{number:02}/qemu"]) for number in range(3)]
     assert cpus == [["host,-vmx"], ["host,-vmx"], ["host"]]
+
+
+def test_a_machine_brings_its_firmware_and_its_bus() -> None:
+    wanted = [next(row for row in SCENARIOS if row.name == name) for name in ("canary", "smm-unlocked")]
+    tree = guests(Stack("6.12", Host.OURS, 1), wanted, Kvm({}, dict.fromkeys(("kvm", "kvm_intel"), "")))
+    microvm, q35 = (tree[f"lab/guests/{number:02}/qemu"].data.decode() for number in range(2))
+    for command, words in ((microvm, "microvm, smm=off serial-device"), (q35, "q35, smm=on serial-pci")):
+        assert all(word in command for word in words.split())
+    assert "unit=0,readonly=on,file=/lab/ovmf/code.secboot.fd" in SECURE.words
+    assert [machine for machine in (MICROVM, BIOS) if machine.flash()] == []
 
 
 @pytest.mark.parametrize(("name", "host", "cpus"), [("canary", Host.OURS, 1), ("sipi", Host.OURS, 2)])

@@ -77,6 +77,8 @@ int mbectest_verb_start_by_text(const u64 *words, int count, char *text, size_t 
 int mbectest_verb_start_by_code(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_start_boot_cpu(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_smi(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_smi_handler(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_bridge(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_forget_bsp(const u64 *words, int count, char *text, size_t size);
 
 int mbectest_pairs_init(void);
@@ -95,6 +97,7 @@ int mbectest_verb_wander(const u64 *words, int count, char *text, size_t size);
 
 /* A text address whose entry gets another frame: "ran", or "died". */
 int mbectest_repoint(char *text, size_t size);
+int mbectest_verb_frame(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_free_space(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_poke(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_spot(const u64 *words, int count, char *text, size_t size);

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..layers import Host, Userland
+from ..machines import MICROVM, Machine
 from ..verdict import Expected
 
 ALL_HOSTS = frozenset(Host)
@@ -46,6 +47,7 @@ class Setting:
     memory_mib: int = 0  #: of the guest; 0: the stack's
     cmdline: str = ""  #: more words for the guest's kernel
     counts_boots: bool = False  #: UEFI and systemd-boot start the guest, which counts; only without a host
+    machine: Machine = MICROVM
     smm: bool = False  #: the guest has system management mode; on a microvm in plain memory
     own_guest: str = ""  #: a name: nobody else's guest, for what cannot be taken back
     cpu: str = "host,-vmx"  #: QEMU's -cpu. A guest that sees VMX may switch it on, and is then refused by the host

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ..machines import BIOS
 from .scenario import DENIED, EOPNOTSUPP, Scenario, Setting
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -11,6 +12,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "without SMM an SMI that a guest sends itself is dropped, sealed or not; guest, QEMU and pin go on",
         """
         fact open $(($(query) >> 48))
+        t smi_handler $SMBASE $SMEP >/dev/null
         fact before "$(everywhere smi)"
         fact seal "$(protect "$(t canary 4)" $((RW | IMMUTABLE))) $(t run 4)"
         fact after "$(everywhere smi)"
@@ -32,7 +34,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         """
         if [ "$stage" = 1 ]; then
             fact open $(($(query) >> 48))
-            fact handler "$(t smi)"
+            fact handler "$(t smi_handler $SMBASE $SMEP) $(t smi)"
             fact deny "$(protect "$(t canary 4)" $RW) $(t run 4)"
             fact seal "$(protect "$(t canary 4)" $((RW | IMMUTABLE))) $(($(query) >> 6 & 3))"
             fact again "$(t smi)"
@@ -42,19 +44,45 @@ SCENARIOS: tuple[Scenario, ...] = (
             sleep 60
         fi
         fact told "$(logged 'pin lost by RSM')"
-        fact clean "$(($(query) >> 6 & 3)) $(t smi) $(t run 4)"
+        fact clean "$(($(query) >> 6 & 3)) $(t smi_handler $SMBASE $SMEP) $(t smi) $(t run 4)"
         """,
         {
             "open": "1",
-            "handler": "ran, SMEP 1 to 0",
+            "handler": "written ran, SMEP 1 to 0",
             "deny": f"0 {DENIED}",
             "seal": f"{EOPNOTSUPP} 1",
             "again": "ran, SMEP 1 to 0",
             "pin": "0",
             "told": "1",
-            "clean": "0 ran, SMEP 1 to 0 ran",
+            "clean": "0 written ran, SMEP 1 to 0 ran",
         },
         setting=Setting(smm=True),
+        slow=True,
+    ),
+    Scenario(
+        "smm-unlocked",
+        "SeaBIOS leaves SMRAM unlocked: a guest has the host bridge show it, and its own handler runs; so no seal",
+        """
+        fact open $(($(query) >> 48))
+        fact closed "$(t smi_handler $SEGMENT 0)"
+        fact opened "$(t bridge $SMRAMC $((D_OPEN | SMRAM))) $(t smi_handler $SEGMENT 0)"
+        fact again "$(t bridge $SMRAMC $SMRAM)"
+        fact handler "$(t smi)"
+        fact deny "$(protect "$(t canary 4)" $RW) $(t run 4)"
+        fact seal "$(protect "$(t canary 4)" $((RW | IMMUTABLE))) $(($(query) >> 6 & 3))"
+        fact after "$(t smi)"
+        """,
+        {
+            "open": "1",
+            "closed": "kept out",
+            "opened": "0xa 0x4a written",
+            "again": "0x4a 0xa",
+            "handler": "ran, SMEP 1 to 1",
+            "deny": f"0 {DENIED}",
+            "seal": f"{EOPNOTSUPP} 1",
+            "after": "ran, SMEP 1 to 1",
+        },
+        setting=Setting(smm=True, machine=BIOS),
         slow=True,
     ),
 )
