@@ -46,6 +46,8 @@ bench: setup-lab $(KVM)
 selftests: setup-lab $(KVM)
 	$(BIN)/python -m tests.lab.selftests --limit 1500
 	$(BIN)/python -m tests.lab.selftests --cpu amd --limit 1500
+	$(BIN)/python -m tests.lab.selftests --host-kernel 6.12 --limit 1500
+	$(BIN)/python -m tests.lab.selftests --host-kernel 6.12 --cpu amd --limit 1500
 
 # Capture all guests of the corpus again, from Debian packages (about half an hour).
 corpus: setup-lab

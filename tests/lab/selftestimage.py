@@ -15,7 +15,7 @@ from .cpio import Node, file, link, packed, program
 from .layers import Host, Stack, kvm
 from .parts import busybox, modules, script, stripped
 
-SERIES = "7.2"
+GUEST = "7.2"  #: of a stack that has none
 APPLETS = ("rmmod", "timeout", "whoami", "dirname")
 FOLDER = "tools/testing/selftests/kvm"
 SOURCES = ("tools/testing/selftests", "tools/include", "tools/arch/x86", "tools/build", "tools/lib")
@@ -24,22 +24,22 @@ BUILD = f"make -s -j$(nproc) -C /selftests/{FOLDER} ARCH=x86 OUTPUT=/selftests/o
 LIMIT = 200  #: of the emulated machine's seconds, for each test
 
 
-def initrd(of: Kernel, vendor: str, commands: Mapping[str, str], paths: list[str]) -> bytes:
+def initrd(series: str, of: Kernel, vendor: str, commands: Mapping[str, str], paths: list[str]) -> bytes:
     """L1's initrd: tests by name with the command that runs each; `paths` of all tests that may be asked for."""
     lines = "".join(f"{name} {LIMIT} {command}\n" for name, command in commands.items())
     tree = busybox() | {f"bin/{applet}": link("busybox") for applet in APPLETS}
     tree |= {"init": script("host/selftests"), "lab/selftests": file(lines)}
     tree["etc/passwd"] = file("root:x:0:0::/:/bin/sh\n")
     for host in (Host.STOCK, Host.OURS):
-        tree |= _kvm(of, f"kvm_{vendor}", host)
-    folder = _programs(paths)
+        tree |= _kvm(series, of, f"kvm_{vendor}", host)
+    folder = _programs(series, paths)
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return packed(tree | {f"selftests/{path.relative_to(folder)}": program(path.read_bytes()) for path in found})
 
 
-def _kvm(of: Kernel, vendor: str, host: Host) -> dict[str, Node]:
+def _kvm(series: str, of: Kernel, vendor: str, host: Host) -> dict[str, Node]:
     """The modules of one KVM, and in which order they are loaded and unloaded."""
-    chosen = kvm(Stack(SERIES, host, 1), of.release)
+    chosen = kvm(Stack(GUEST, host, 1, host_kernel=series), of.release)
     loaded = modules(of, ("irqbypass", "kvm", vendor))
     if host is Host.OURS:
         folder = chosen.files["kvm"].parent
@@ -51,12 +51,12 @@ def _kvm(of: Kernel, vendor: str, host: Host) -> dict[str, Node]:
     return {f"kvm/{host.value}/{name}": node for name, node in tree.items()}
 
 
-def _programs(paths: list[str]) -> Path:
+def _programs(series: str, paths: list[str]) -> Path:
     """Folder with the tests, linked statically, in the folders that the kernel's source has."""
-    root = cache_dir() / f"kvm-build-root-{SERIES}"
-    source = root / f"usr/src/linux-source-{SERIES}.tar.xz"
+    root = cache_dir() / f"kvm-build-root-{series}"
+    source = root / f"usr/src/linux-source-{series}.tar.xz"
     if not source.is_file():
-        die(f"no {source}", hint="kvm-host/build-in-root.sh makes it")
+        die(f"no {source}", hint=f"kvm-host/build-in-root.sh {series} makes it")
     key = digest(source.read_bytes(), BUILD, *paths)
     return built(cache_dir() / f"lab-selftests-{key}", lambda scratch: _build(root, source, paths, scratch))
 
@@ -67,7 +67,7 @@ def _build(root: Path, source: Path, paths: list[str], into: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
     (work / "out").mkdir(parents=True)
     try:
-        members = [f"linux-source-{SERIES}/{path}" for path in (*SOURCES, *MORE_SOURCES)]
+        members = [f"{source.name.removesuffix('.tar.xz')}/{path}" for path in (*SOURCES, *MORE_SOURCES)]
         run(["tar", "-xf", source, "-C", work, "--strip-components=1", *members])
         # A test's script lies next to the program that it runs.
         targets = " ".join(f"/selftests/out/{path.removesuffix('.sh')}" for path in paths)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbecguard.values.errors import UserError
-from tests.lab.selftests import SELFTESTS, Machine, Selftest, find, problems, read, table
+from tests.lab.selftests import SELFTESTS, Machine, Selftest, find, of_series, problems, read, table
 
 INTEL = Machine.INTEL
 TESTS = [Selftest("x86/one_test", "-v 2"), Selftest("two_test.sh", unfit={INTEL: "needs SVM"})]
@@ -112,3 +112,17 @@ def test_find() -> None:
     assert [test.name for test in find(["set_memory_region_test"], INTEL)] == ["set_memory_region_test"]
     assert "set_memory_region_test" not in {test.name for test in find([], INTEL)}
     assert len(find([], Machine.AMD)) == len(SELFTESTS)
+
+
+def test_older_trees_have_other_names() -> None:
+    assert of_series("7.2") == SELFTESTS
+    paths = {test.path for test in of_series("6.12")}
+    assert {"x86_64/smm_test", "x86_64/vmx_dirty_log_test", "max_guest_memory_test", "dirty_log_test"} <= paths
+    assert len(paths) == len(SELFTESTS) - 1
+    assert not any(path.startswith("x86/") for path in paths)
+
+
+def test_a_stock_kvm_without_mbec_is_no_problem_where_none_has_it() -> None:
+    text = "".join(f"{line}\r\n" for line in (GOOD | {"stock": fared("stock", "none", "none")}).values())
+    assert problems(TESTS, INTEL, read(text), "6.12") == []
+    assert len(problems(TESTS, INTEL, read(text))) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from .scenario import DENIED, Scenario
+from .scenario import DENIED, Scenario, same
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
@@ -35,7 +35,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         t many 2700 $((HOLE + 0x4000000)) 0x2000 0x1000 $RW
         fact full "$(send) $(guarded boundaries)"
         before=$(free_memory)
-        fact refused "$(t churn 3000 $((HOLE + 0x10000000)) $RW)"
+        # Each waits for a grace period of the host's RCU: together longer than a guest may say nothing.
+        for round in 1 2 3 4 5 6; do
+            fact refused-$round "$(t churn 500 $((HOLE + 0x10000000)) $RW)"
+        done
         grown=$(((before - $(free_memory)) / 1024))
         fact grown-mib $grown
         fact bounded "$([ $grown -lt 8 ] && echo yes)"
@@ -43,7 +46,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         """,
         {
             "full": re.compile("0 162[0-9]{2}"),
-            "refused": "0",
+            **same("refused-1 refused-2 refused-3 refused-4 refused-5 refused-6", "0"),
             "bounded": "yes",
             "emptied": re.compile("0 [0-9]"),
         },
