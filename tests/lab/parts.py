@@ -19,7 +19,7 @@ from .roots import machine
 HERE = Path(__file__).parent
 APPLETS = (
     *("sh", "mount", "umount", "mkdir", "insmod", "cat", "cp", "ln", "sleep", "reboot", "poweroff", "stty", "dmesg"),
-    *("mkfifo", "kill", "rm", "rmmod", "tr", "grep", "tail", "head", "cut", "uname", "switch_root"),
+    *("mkfifo", "kill", "rm", "rmmod", "tr", "grep", "tail", "head", "cut", "mv", "uname", "switch_root"),
     *("taskset", "tee", "seq", "sort", "sed", "fallocate", "du"),
 )
 MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "var/tmp", "root")

@@ -130,20 +130,26 @@ def test_scenarios_reach_qemus_monitor(tmp_path: Path) -> None:
     assert answers[1] == "info"
 
 
-#: Saved by its monitor, and started again: it goes on where it was.
+#: Saved by its monitor, and started again: it goes on where it was. Its state is written after it has gone.
 MOVES = """
 echo $$ >"$PIPE.pid"
-[ "$1" = -incoming ] && { ask went on; ask fact there "$2"; ask end ok; ask next; bye; exit; }
+[ "$1" = -incoming ] && { ask went on; ask fact there "$(sh -c "${2#exec:}")"; ask end ok; ask next; bye; exit; }
 ask booted 1
 ask next
 echo moving >&3
 read -r save <"${PIPE%/*}/monitor.in"; echo "$save"
+command=${save#*exec:}
+setsid sh -c "sleep 1; echo state | { ${command%\\"}; }" >/dev/null 2>&1 &
 exit 0
 """
 
 
 def test_a_guest_that_moves_goes_on_in_the_same_stage(tmp_path: Path) -> None:
     told, answers = run(tmp_path, ["one"], MOVES)
-    assert answers[:3] == ["ok", "one 1", f'migrate "exec:cat >{tmp_path}/pipe.saved"']
-    assert judge("one", {"there": f"exec:cat {tmp_path}/pipe.saved"}, told).outcome is Outcome.PASSED
+    assert answers[:3] == [
+        "ok",
+        "one 1",
+        f'migrate "exec:cat >{tmp_path}/pipe.part && mv {tmp_path}/pipe.part {tmp_path}/pipe.saved"',
+    ]
+    assert judge("one", {"there": "state"}, told).outcome is Outcome.PASSED
     assert told.finished
