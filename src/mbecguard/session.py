@@ -40,7 +40,7 @@ from mbecguard.records.status import Status, detailed, history_reasons, status, 
 from mbecguard.records.store import Store
 from mbecguard.settings.declared import WORDS
 from mbecguard.settings.load import COMMAND_LINE, OFF, Settings
-from mbecguard.switches import Knobs, LiveKnobs, SimulatedKnobs, compiles, decide, frozen
+from mbecguard.switches import Knobs, LiveKnobs, SimulatedKnobs, compiles, decide, frozen, undone
 from mbecguard.switches import findings as freeze_findings
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.events import Event, Tell
@@ -268,9 +268,14 @@ class Session:
         if full:
             found = detailed(found, self.store, self.guest.boot_id)
         if found.state is not State.OPEN:
-            return replace(found, reasons=(*found.reasons, *wrong))
+            return replace(found, reasons=(*found.reasons, *self.undone(found), *wrong))
         others = (other for other in found.reasons if not any(other.text in why.text for why in omitted))
         return replace(found, reasons=(*omitted, *others, *wrong))
+
+    def undone(self, status: Status) -> tuple[Reason, ...]:
+        """The switches of a seal that somebody took back; a simulated one sets none."""
+        sealed = not status.simulated and status.state is State.SEALED and status.record
+        return undone(self.knobs, sealed.frozen) if sealed else ()
 
     def audit(self, tell: Tell) -> Audit:
         """Survey again, and compare with the seal; what is found is announced. Dies if nothing is sealed.
@@ -292,7 +297,7 @@ class Session:
         facts, symbols = survey(self.guest, self.places.cache, self.note)
         found = attribute(facts, entry.record.policy, symbols.nearest)
         result = audit(entry, self.store.plan(entry.record), Look(found, facts.mappings, symbols.nearest))
-        result = replace(result, reasons=(*result.reasons, *history_reasons(self.store, losses)))
+        result = replace(result, reasons=(*result.reasons, *self.undone(status), *history_reasons(self.store, losses)))
         if not result.ok:
             tell(Event.DRIFT, {"reason": f"{result.unknown} executable ranges are unknown to the seal"})
         return result

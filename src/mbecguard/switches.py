@@ -7,7 +7,7 @@ something away that the guest uses now: `auto` leaves such a switch alone, and s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -194,6 +194,18 @@ class Knobs(Protocol):
 def frozen(decisions: Iterable[Decision], knobs: Knobs) -> frozenset[str]:
     """The settings of the switches that are to be set, and can be."""
     return frozenset(d.switch.setting for d in decisions if d.on and knobs.get(d.switch.knob) is not None)
+
+
+def undone(knobs: Knobs, at_seal: Collection[str]) -> tuple[Reason, ...]:
+    """What became of the switches that were set at the seal: those that are not any more, or cannot be seen."""
+    reasons = []
+    for switch in (switch for switch in SWITCHES if switch.knob in at_seal):
+        if (value := knobs.get(switch.knob)) is None:
+            reasons.append(reason("switch-unseen", knob=switch.knob))
+        elif value != switch.value:
+            facts = {"value": value, "frozen": switch.value, "risk": switch.risk}
+            reasons.append(reason("switch-undone", knob=switch.knob, **facts))
+    return tuple(reasons)
 
 
 def compiles(decisions: Iterable[Decision], knobs: Knobs) -> bool:

@@ -20,12 +20,14 @@ from mbecguard.records.reasons import Reason
 from mbecguard.records.record import State
 from mbecguard.records.store import Store
 from mbecguard.service.daemon import AGAIN_SECONDS, SECONDS, Daemon, Watch, interval, line
+from mbecguard.session import Session
 from mbecguard.settings.load import Settings
 from mbecguard.settings.load import load as load_settings
+from mbecguard.switches import SWITCHES, SimulatedKnobs, undone
 from mbecguard.values.errors import UserError
 from mbecguard.values.events import Event
 from tests.plans import BLOCKER, make_plan
-from tests.servicebench import BOOTS, Boot
+from tests.servicebench import BOOTS, BenchSession, Boot
 from tests.unit.test_lock_kill import FORK
 
 ME = str(os.getpid())
@@ -228,6 +230,36 @@ def test_trouble_is_looked_at_again_soon(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(signal, "sigtimedwait", wait)
     Daemon(watch(Boot(tmp_path)), load_settings, lambda _text: None, seconds=60.0).run()
     assert waits == [AGAIN_SECONDS, 60.0]
+
+
+def test_a_switch_that_is_taken_back_is_announced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot, now = Boot(tmp_path), SimulatedKnobs({switch.knob: switch.value for switch in SWITCHES})
+    boot.bench.lock()
+    monkeypatch.setattr(Session, "knobs", now)
+    monkeypatch.setattr(Session, "undone", lambda self, _status: undone(self.knobs, ["net.core.bpf_jit_enable"]))
+    looking = watch(boot)
+    looking.look()
+    assert boot.events() == []
+    now.put("net.core.bpf_jit_enable", "1")
+    for _ in range(3):
+        assert "net.core.bpf_jit_enable was frozen at the seal, and is 1 now" in looking.look()
+        touch(tmp_path)
+    assert boot.events() == [Event.SWITCH_UNDONE]
+    assert boot.told[-1][1]["reason"].startswith("net.core.bpf_jit_enable")
+    now.put("net.core.bpf_jit_enable", "0")
+    looking.look()
+    assert boot.events() == [Event.SWITCH_UNDONE, Event.RESTORED]
+
+
+def test_a_simulated_seal_has_set_no_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot = Boot(tmp_path)
+    boot.bench.lock()
+    monkeypatch.setattr(BenchSession, "knobs", SimulatedKnobs())
+    status = boot.session.status()
+    assert status.record
+    assert status.record.frozen
+    assert boot.session.undone(status) == ()
+    assert boot.session.undone(replace(status, simulated=False))
 
 
 def test_a_dead_journal_ends_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mbecguard.guest.tree import Tree
 from mbecguard.guest.uses import KPROBES_ENABLED, SYSCTLS, Uses
 from mbecguard.settings.declared import SETTINGS
 from mbecguard.settings.load import load
-from mbecguard.switches import SWITCHES, LiveKnobs, SimulatedKnobs, decide, findings
+from mbecguard.switches import SWITCHES, LiveKnobs, SimulatedKnobs, decide, findings, undone
 from mbecguard.values.errors import UserError
 from mbecguard.values.facts import Known, Unknown
 from mbecguard.values.findings import Severity
@@ -158,6 +158,25 @@ def test_only_auto_leaves_a_remark() -> None:
     assert "RestrictFileSystems" in remarks[0].text
     for override in ("freeze.ftrace=on", "freeze.ftrace=off"):
         assert not any(d.remark for d in decide(load(overrides=[override]), HOOKED))
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ({}, []),
+        ({"net.core.bpf_jit_enable": "1"}, ["switch-undone"]),
+        ({"net.core.bpf_jit_enable": "1", "kernel.modules_disabled": "0"}, ["switch-undone"] * 2),
+        ({"kernel.ftrace_enabled": "1"}, []),  # was left open
+        ({"/sys/kernel/debug/kprobes/enabled": None}, ["switch-unseen"]),
+    ],
+)
+def test_switches_of_a_seal_are_watched(now: dict[str, str | None], told: list[str]) -> None:
+    values = {s.knob: now.get(s.knob, s.value) for s in SWITCHES}
+    knobs = SimulatedKnobs({knob: value for knob, value in values.items() if value is not None})
+    found = undone(knobs, [s.knob for s in SWITCHES if s.setting != "freeze.ftrace"])
+    assert [r.id for r in found] == told
+    assert all(r.text.startswith(tuple(now)) for r in found)
+    assert not undone(knobs, [])
 
 
 def test_live_knobs_read_and_write(live: LiveKnobs) -> None:

@@ -94,6 +94,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         'policy.trampoline = "drop" ends that at the next lock, and no processor can start',
     ),
     "switched-off": ("locking is switched off: lock.mode is off ({origin})", "{advice}"),
+    "switch-undone": (
+        "{knob} was frozen at the seal, and is {value} now: {risk}",
+        "find out who sets it (`mbecguard check` names files of sysctl.d), and set it to {frozen} again",
+    ),
+    "switch-unseen": ("{knob} was frozen at the seal; whether it still is, nobody can see", ""),
     "switch-refused": ("{knob} is not frozen: {problem}", "`mbecguard lock` tries again"),
     "undoable": ("the map can still be undone", _AGAIN),
     "unpinned": ("CR4.SMEP can be cleared", _RESET),

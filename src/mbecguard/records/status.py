@@ -33,12 +33,14 @@ class Named:
     plan_digest: str
     totals: Totals
     pins: tuple[str, ...]  #: what of CR0 and CR4 cannot be cleared; empty: the record does not name it
+    frozen: tuple[str, ...]  #: the switches that were set
 
     @classmethod
     def of(cls, entry: Entry) -> Named:
         """The name of a record."""
         record = entry.record
-        return cls(entry.digest, record.time, record.state, record.plan_digest, record.totals, record.pins)
+        told = record.time, record.state, record.plan_digest, record.totals, record.pins, record.frozen
+        return cls(entry.digest, *told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from mbecguard.records.record import State
 from mbecguard.records.status import Status
 from mbecguard.session import Session
 from mbecguard.settings.load import Settings
+from mbecguard.switches import SWITCHES
 from mbecguard.values.errors import UserError
 from mbecguard.values.events import Event, Tell
 
@@ -74,11 +75,12 @@ class Watch:
     _sealed: bool = False  #: seen sealed by this process
     _suspected: str = ""  #: what was wrong at the last look
     _trouble: str = ""  #: announced, and not over yet
+    _undone: frozenset[str] = frozenset()  #: switches that were taken back, announced
 
     def look(self) -> str:
         """Ask the host now, and announce what changed; returns the line."""
         answer = self._ask()
-        basis = answer, self._stamps()
+        basis = answer, self._stamps(), self._switches()
         if basis != self._basis:
             self._judge(host_sealed=isinstance(answer, HostStatus) and answer.sealed)
             self._basis = None if self._suspected else basis
@@ -103,6 +105,12 @@ class Watch:
         except UserError as error:
             return error.message
 
+    def _switches(self) -> tuple[str | None, ...] | str:
+        try:
+            return tuple(self.session.knobs.get(switch.knob) for switch in SWITCHES)
+        except UserError as error:
+            return error.message
+
     def _stamps(self) -> list[tuple[int, int, int] | None]:
         return [
             _stamp(path)
@@ -120,6 +128,15 @@ class Watch:
         self._sealed = self._sealed or status.state is State.SEALED
         bad = status.state is State.DEGRADED or (self._sealed and status.state is not State.SEALED)
         self._announce(status.state, "; ".join(map(str, status.reasons)) or f"the guest is {status.state}", bad=bad)
+        self._tell_of_switches(status)
+
+    def _tell_of_switches(self, status: Status) -> None:
+        undone = frozenset(reason.text for reason in status.reasons if reason.id == "switch-undone")
+        for text in sorted(undone - self._undone):
+            self.say(Event.SWITCH_UNDONE, reason=text)
+        for text in sorted(self._undone - undone):
+            self.say(Event.RESTORED, state=status.state, reason=text)
+        self._undone = undone
 
     def _announce(self, state: str, reason: str, *, bad: bool) -> None:
         suspected, self._suspected = self._suspected, reason if bad else ""

@@ -69,6 +69,7 @@ class Event(Enum):
     HISTORY_DAMAGED = EventKind(
         "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a14", syslog.LOG_ERR, "the history of locks is damaged: {what}"
     )
+    SWITCH_UNDONE = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a15", syslog.LOG_WARNING, "sealed, but {reason}")
 
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")

@@ -219,8 +219,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact denied $(($(guarded violations) - before))
         fact kernel-log $(($(complaints) - complaints))
         fact alive "$(agent status) $(works sh -c 'for i in $(seq 20); do /bin/true || exit 1; done')"
+        echo 1 >/proc/sys/net/core/bpf_jit_enable
+        fact undone "$(agent status --json) $(field state) $(field reasons)"
         """,
         {
+            "undone": re.compile("0 sealed .*net.core.bpf_jit_enable was frozen at the seal, and is 1 now.*"),
             "module-before": "accepted",
             "bpf-before": "compiled, works",
             **same("kprobe-before ftrace-before", "hit"),
