@@ -84,8 +84,10 @@ lab-full: setup-lab $(KVM)
 	$(LAB) --host-kernel 6.12 --cpus 2 seal start-page start-smep start-boot-cpu smi smm-open late-vmxe churn moved
 	$(LAB) --kernel 7.2 --cpus 2 start-page start-smep start-boot-cpu smi
 	$(LAB) --guest systemd --cpus 2 killed rights does-nothing retries loops false-denials idle
-	$(LAB) --guest systemd --cpus 2 lock workload frozen free-space filters
-	$(LAB) --guest systemd --kernel 7.2 --cpus 2 free-space
+	$(LAB) --guest systemd --cpus 2 lock workload frozen free-space free-space-kept filters one-way
+	$(LAB) --guest systemd --kernel 7.2 --cpus 2 free-space free-space-kept one-way
+	$(LAB) --guest systemd --host-kernel 6.12 --cpus 2 lock workload frozen
+	$(LAB) --guest systemd --host-kernel 6.12 --kernel 6.1 --cpus 2 lock workload frozen free-space
 	$(LAB) --guest systemd --cpus 2 kept switches refusals locked-down hosts-say-no fuzzed
 	$(LAB) --guest installed --cpus 2 service
 	$(LAB) --guest installed --cpus 2 troubles learned early reboots broken-boots wrong-plan host-off mbec-off
