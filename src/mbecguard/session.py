@@ -274,8 +274,9 @@ class Session:
 
     def undone(self, status: Status) -> tuple[Reason, ...]:
         """The switches of a seal that somebody took back; a simulated one sets none."""
-        sealed = not status.simulated and status.state is State.SEALED and status.record
-        return undone(self.knobs, sealed.frozen) if sealed else ()
+        sealed = not status.simulated and status.state is State.SEALED
+        entry = self.store.last(self.guest.boot_id) if sealed else None
+        return undone(self.knobs, entry.record.frozen) if entry else ()
 
     def audit(self, tell: Tell) -> Audit:
         """Survey again, and compare with the seal; what is found is announced. Dies if nothing is sealed.

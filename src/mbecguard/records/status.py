@@ -33,14 +33,12 @@ class Named:
     plan_digest: str
     totals: Totals
     pins: tuple[str, ...]  #: what of CR0 and CR4 cannot be cleared; empty: the record does not name it
-    frozen: tuple[str, ...]  #: the switches that were set
 
     @classmethod
     def of(cls, entry: Entry) -> Named:
         """The name of a record."""
         record = entry.record
-        told = record.time, record.state, record.plan_digest, record.totals, record.pins, record.frozen
-        return cls(entry.digest, *told)
+        return cls(entry.digest, record.time, record.state, record.plan_digest, record.totals, record.pins)
 
 
 @dataclass(frozen=True, slots=True)
