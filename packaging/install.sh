@@ -60,3 +60,6 @@ manual default-toml /etc/mbecguard/mbecguard.toml
 mkdir -p "$root/etc/mbecguard/mbecguard.toml.d"
 module hypercall-shim
 module kvm-host
+for when in postinst header_postinst; do
+	install -D -p -m 755 packaging/kernel-hook "$root/etc/kernel/$when.d/mbecguard-kvm-host"
+done

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mbecguard.readiness.kvm import MODULES
+
 RELEASE = "6.12.107+deb13-amd64"
 KVM, INTEL = "sys/module/kvm", "sys/module/kvm_intel/parameters"
 DEBUG = "sys/kernel/debug/kvm"
@@ -42,7 +44,7 @@ READY: dict[str, str | bytes] = {
     f"{KVM}/parameters/mbecguard": "enforce\n",
     **{f"{INTEL}/{name}": "Y\n" for name in ("mbec", "ept", "eptad", "nested")},
     "usr/src/mbecguard-kvm-0.1.0/dkms.conf": "",
-    f"lib/modules/{RELEASE}/updates/dkms/kvm.ko.xz": lzma.compress(b""),
+    **{f"lib/modules/{RELEASE}/updates/dkms/{name}.ko.xz": lzma.compress(b"") for name in sorted(MODULES)},
     "etc/modprobe.d/mbecguard.conf": "options kvm mbecguard=enforce\n",
     "var/lib/dkms/mok.pub": CERTIFICATE,
     "sys/module/module/parameters/sig_enforce": "N\n",

@@ -20,6 +20,24 @@
 #define EXPORT_SYMBOL_FOR_KVM_INTERNAL	EXPORT_SYMBOL_GPL
 #endif
 
+/* The third parameter, whether hardware is the cause, came to 6.12 with 6.12.117. */
+static __always_inline void mbecg_inject_by_two(void (*inject)(struct kvm_vcpu *, struct x86_exception *),
+						struct kvm_vcpu *vcpu, struct x86_exception *fault)
+{
+	inject(vcpu, fault);
+}
+
+static __always_inline void mbecg_inject_by_three(void (*inject)(struct kvm_vcpu *, struct x86_exception *, bool),
+						  struct kvm_vcpu *vcpu, struct x86_exception *fault)
+{
+	inject(vcpu, fault, false);
+}
+
+#define mbecg_inject_page_fault(vcpu, fault)							\
+	_Generic(&kvm_inject_page_fault,							\
+		 void (*)(struct kvm_vcpu *, struct x86_exception *): mbecg_inject_by_two,	\
+		 default: mbecg_inject_by_three)(kvm_inject_page_fault, vcpu, fault)
+
 /* Whether the guest's kernel and user mode have an execute bit each. */
 static inline bool mbecg_has_mbec(struct kvm *kvm)
 {

@@ -124,7 +124,7 @@ int __mbecg_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 		return 1;
 	}
 	fault = denied_fetch(va);
-	kvm_inject_page_fault(vcpu, &fault, false);
+	mbecg_inject_page_fault(vcpu, &fault);
 	return 1;
 }
 

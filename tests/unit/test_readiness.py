@@ -11,7 +11,7 @@ import pytest
 
 from mbecguard.face import host_cli
 from mbecguard.readiness.check import HostCheck, check
-from mbecguard.readiness.findings import CATALOGUE
+from mbecguard.readiness.findings import CATALOGUE, SKIPPED
 from mbecguard.readiness.kvm import SERIES
 from mbecguard.readiness.machines import Guarded
 from mbecguard.readiness.source import Source
@@ -22,9 +22,12 @@ from tests.hostmaker import ENROLLED, FIT, INTEL, KVM, READY, RELEASE, SECURE_BO
 ROOT = Path(__file__).parents[2]
 SEALED, RESTRICTED = "restricted 1\nsealed 1\n", "restricted 1\nsealed 0\n"
 NO_EXIT_INFORMATION = {"dev/cpu/0/msr": "0x48c 0xf0106b34141\n"}
-MAKE_LOG = "var/lib/dkms/mbecguard-kvm/0.1.0/build/make.log"
+STATE = f"var/lib/mbecguard-host/{RELEASE}/state"
+NEXT = "6.12.120+deb13-amd64"
+UPGRADED = Host().having({f"boot/vmlinuz-{NEXT}": ""})
 COUNTER = "sys/kernel/debug/kvm/99-12/nested_run"
 CONF = "etc/modprobe.d/mbecguard.conf"
+UPDATES = f"lib/modules/{RELEASE}/updates/dkms"
 NOT_BUILT = Host().stock().lacking(f"lib/modules/{RELEASE}/updates")
 NOT_RELOADED = Host().stock()
 CPU = "proc/cpuinfo"
@@ -93,7 +96,12 @@ HOSTS: dict[str, tuple[Host, list[str]]] = {
     "ept=0": (Host().having({f"{INTEL}/{name}": "N\n" for name in ("ept", "eptad", "mbec")}), ["ept-off"]),
     "eptad=0": (Host().having({f"{INTEL}/{name}": "N\n" for name in ("eptad", "mbec")}), ["eptad-off"]),
     "mbec=0": (Host().having({f"{INTEL}/mbec": "N\n"}), ["mbec-off"]),
-    "an upgrade waits": (Host().having({"boot/vmlinuz-6.12.120+deb13-amd64": ""}), ["stock-next"]),
+    "an upgrade waits": (UPGRADED, ["stock-next"]),
+    "half a KVM": (NOT_RELOADED.lacking(f"{UPDATES}/kvm-intel.ko.xz"), ["kvm-half", "kvm-not-built"]),
+    "half a KVM for the next start": (
+        UPGRADED.having({f"{UPDATES.replace(RELEASE, NEXT)}/kvm.ko.xz": ""}),
+        ["kvm-half", "stock-next"],
+    ),
 }
 
 
@@ -114,16 +122,27 @@ def test_a_folder_that_holds_nothing_is_no_host(tmp_path: Path, capsys: pytest.C
     assert "kernel unknown is of series unknown" in out
 
 
-def test_the_log_says_why_nothing_was_built(tmp_path: Path) -> None:
-    """As build.sh dies."""
-    words = "no kernel source /usr/src/linux-source-6.12.tar.xz (apt install linux-source-6.12)"
-    assert 'echo "build.sh: $1" >&2' in (ROOT / "kvm-host/build.sh").read_text()
-    log = f"DKMS (dkms-3.2.2) make.log for mbecguard-kvm/0.1.0 for kernel {RELEASE} (x86_64)\nbuild.sh: {words}\n"
-    host = NOT_BUILT.having({MAKE_LOG: log})
-    (found,) = look(host, tmp_path / "a").findings
-    assert found.text.endswith(words)
-    (other,) = look(host.swapped(MAKE_LOG, RELEASE, "6.12.99+deb13-amd64"), tmp_path / "b").findings
-    assert (other.id, words in other.text) == ("kvm-not-built", False)
+@pytest.mark.parametrize(("reason", "todo"), SKIPPED.items())
+def test_why_a_kernel_keeps_its_own_kvm(reason: str, todo: str, tmp_path: Path) -> None:
+    (found,) = look(NOT_BUILT.having({STATE: f"reason {reason}\nproblem no kernel source\n"}), tmp_path).findings
+    assert (found.id, found.facts["reason"], found.facts["problem"]) == ("kvm-skipped", reason, "no kernel source")
+    assert found.hint == todo.format(ours="a kernel that has ours", release=RELEASE, series="6.12")
+
+
+def test_the_next_kernel_keeps_its_own_kvm(tmp_path: Path) -> None:
+    """After an upgrade to a point release that the patches do not fit; the running kernel still has ours."""
+    host = UPGRADED.having({STATE.replace(RELEASE, NEXT): "reason patch\nproblem 6.12.patch does not apply\n"})
+    answer = look(host, tmp_path)
+    (found,) = answer.findings
+    assert (found.id, answer.ready) == ("next-skipped", True)
+    assert f"kernel {NEXT} would start with stock KVM" in found.text
+    assert f"start kernel {RELEASE}, and install a newer" in found.hint
+
+
+def test_what_is_no_trouble_any_more(tmp_path: Path) -> None:
+    """The state of a kernel that has ours meanwhile, or is gone."""
+    old = {STATE: "reason patch\n", STATE.replace(RELEASE, "6.12.90+deb13-amd64"): "reason patch\n"}
+    assert look(Host().having(old), tmp_path).findings == ()
 
 
 def test_the_series_are_those_of_dkms() -> None:

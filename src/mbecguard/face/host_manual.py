@@ -14,7 +14,7 @@ FILES = {
     "/sys/module/kvm, /sys/module/kvm_intel": "the KVM that is loaded, and its parameters",
     "/sys/kernel/debug/kvm": "what the host says of each machine",
     "/proc/PID/cmdline": "how each machine was started",
-    "/var/lib/dkms/mbecguard-kvm": "why KVM was not built",
+    "/var/lib/mbecguard-host": "which kernels keep their own KVM because ours could not be built, and why",
 }
 _ROOT = """
 A folder that is given with --root holds these files as a host has them. Of dev/cpu/0/msr it has a text, one register a

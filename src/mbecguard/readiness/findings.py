@@ -10,6 +10,17 @@ _B, _W, _I = Severity.BLOCKER, Severity.WARNING, Severity.INFO
 LOAD_ENFORCE = "echo 'options kvm mbecguard=enforce' >/etc/modprobe.d/mbecguard.conf"
 RELOAD = "stop all machines, then `modprobe -r kvm_intel kvm; modprobe kvm_intel`, or reboot"
 
+#: What to do about a kernel that keeps its own KVM, by the reason that kvm-host/dkms.sh gives.
+SKIPPED = {
+    "patch": "its KVM has changed: start {ours}, and install a newer mbecguard-kvm-host-dkms when there is one; guests "
+    "run on stock KVM meanwhile, but do not lock",
+    "build": "start {ours}, and report it with /var/lib/mbecguard-host/{release}/log",
+    "source": "install linux-source-{series} of the version of the kernel's headers; DKMS then builds by itself, else "
+    "`dkms autoinstall -k {release}`",
+    "room": "make room in /lib/modules, then `dkms autoinstall -k {release}`",
+    "other": "read /var/lib/mbecguard-host/{release}/log, then `dkms autoinstall -k {release}`",
+}
+
 CATALOGUE: dict[str, Template] = {
     # The processor.
     "processor-unknown": Template(_B, "nothing tells which processor this host has", "mount /proc"),
@@ -62,9 +73,23 @@ CATALOGUE: dict[str, Template] = {
     ),
     "kvm-not-built": Template(
         _B,
-        "stock KVM is loaded: ours is installed, but not built for kernel {release}{problem}",
-        "install the kernel's headers and its linux-source of the same version, then `dkms autoinstall`; the log is "
-        "below /var/lib/dkms/mbecguard-kvm",
+        "stock KVM is loaded: ours is installed, but not built for kernel {release}",
+        "install the kernel's headers and its linux-source of the same version, then `dkms autoinstall -k {release}`",
+    ),
+    "kvm-skipped": Template(
+        _B,
+        "stock KVM is loaded: ours could not be built for kernel {release} ({reason}): {problem}",
+        "{advice}",
+    ),
+    "next-skipped": Template(
+        _W,
+        "kernel {release} would start with stock KVM: ours could not be built for it ({reason}): {problem}",
+        "{advice}",
+    ),
+    "kvm-half": Template(
+        _W,
+        "kernel {release} has some of our modules of KVM and not the others, left by an installation that broke off",
+        "`/usr/src/mbecguard-kvm-*/dkms.sh mend {release}` puts stock KVM back, `dkms autoinstall -k {release}` ours",
     ),
     "kvm-not-reloaded": Template(_B, "stock KVM is loaded, though ours is built for this kernel", RELOAD),
     "key-not-enrolled": Template(

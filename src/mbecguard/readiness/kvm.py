@@ -14,7 +14,8 @@ from mbecguard.values.facts import Absent, Fact, Known, known
 #: Kernel series that kvm-host has patches for; dkms.conf says the same.
 SERIES = ("7.2", "6.12")
 PACKAGE = "mbecguard-kvm"  #: its name in DKMS
-DKMS = f"var/lib/dkms/{PACKAGE}"
+MODULES = frozenset({"kvm", "kvm-intel", "kvm-amd"})
+SKIPPED = "var/lib/mbecguard-host"  #: where kvm-host/dkms.sh says which kernels keep their own KVM, and why
 KEY = "var/lib/dkms/mok.pub"
 EFI = "sys/firmware/efi/efivars"
 SECURE_BOOT = f"{EFI}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -43,14 +44,24 @@ class Kvm:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """A kernel for which ours could not be built, so that it keeps its own KVM."""
+
+    release: str
+    reason: str  #: patch, build, source, room or other
+    problem: str  #: the last words of build.sh
+
+
+@dataclass(frozen=True, slots=True)
 class Installed:
     """What DKMS has of ours on the disk."""
 
     package: bool  #: its sources are there
-    built: bool  #: for the running kernel
-    problem: str  #: what the last build that failed said
+    built: tuple[str, ...]  #: kernels that would load ours
+    halves: tuple[str, ...]  #: kernels that have some of our modules, and not all
+    skipped: tuple[Skipped, ...]
     next_modes: tuple[str, ...]  #: that modprobe and the kernel command line name
-    stock_next: tuple[str, ...]  #: other kernels that would start with their own KVM
+    stock_next: tuple[str, ...]  #: other kernels that would start with their own KVM, and nobody knows why
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +102,27 @@ def loaded(source: Source) -> Kvm:
 
 def installed(source: Source, running: str) -> Installed:
     """What is on the disk."""
-    sources = known(source.names("usr/src"), ())
-    package = any(name.startswith(f"{PACKAGE}-") for name in sources)
-    others = tuple(name for name in _kernels(source) if name != running and not has_ours(source, name))
+    package = any(name.startswith(f"{PACKAGE}-") for name in known(source.names("usr/src"), ()))
+    kernels = sorted({running, *_kernels(source)})
+    ours = {name: _ours(source, name) for name in kernels}
+    built = tuple(name for name in kernels if len(ours[name]) == len(MODULES))
+    lacking = [name for name in kernels if name not in built]
+    skipped = tuple(one for name in lacking if package and (one := _skipped(source, name)))
+    told = {running, *(one.release for one in skipped)}
     return Installed(
         package,
-        has_ours(source, running),
-        _failure(source, running),
+        built,
+        tuple(name for name in lacking if ours[name]),
+        skipped,
         tuple(sorted(set(_next_modes(source)))),
-        others if package else (),
+        tuple(name for name in lacking if package and name not in told),
     )
 
 
-def has_ours(source: Source, release: str) -> bool:
-    """Whether modprobe would take our KVM for that kernel."""
+def _ours(source: Source, release: str) -> set[str]:
+    """Those of our modules that modprobe would take for a kernel."""
     names = known(source.names(f"lib/modules/{release}/updates/dkms"), ())
-    return any(re.fullmatch(r"kvm\.ko(\.\w+)?", name) for name in names)
+    return {found[1] for name in names if (found := re.fullmatch(r"([\w-]+)\.ko(?:\.\w+)?", name))} & MODULES
 
 
 def _kernels(source: Source) -> Iterator[str]:
@@ -116,14 +132,13 @@ def _kernels(source: Source) -> Iterator[str]:
             yield found[1]
 
 
-def _failure(source: Source, release: str) -> str:
-    """The last words of build.sh in the log of a build that was not finished; DKMS keeps that of the last kernel."""
-    for version in known(source.names(DKMS), ()):
-        log = known(source.text(f"{DKMS}/{version}/build/make.log"), "")
-        said = re.findall(r"^build\.sh: (.+)$", log, re.MULTILINE)
-        if said and f" for kernel {release} " in log.partition("\n")[0]:
-            return str(said[-1])
-    return ""
+def _skipped(source: Source, release: str) -> Skipped | None:
+    """Lines "NAME VALUE"."""
+    text = source.text(f"{SKIPPED}/{release}/state")
+    if not isinstance(text, Known):
+        return None
+    told = dict(re.findall(r"^(\w+) (.*)$", text.value, re.MULTILINE))
+    return Skipped(release, told.get("reason", "other"), told.get("problem", "its log says why"))
 
 
 def _next_modes(source: Source) -> Iterator[str]:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mbecguard.readiness.findings import finding
-from mbecguard.readiness.kvm import SERIES, Installed, Kvm, Origin, Signing, series
+from mbecguard.readiness.findings import SKIPPED, finding
+from mbecguard.readiness.kvm import SERIES, Installed, Kvm, Origin, Signing, Skipped, series
 from mbecguard.readiness.machines import Guarded, Running
 from mbecguard.readiness.processor import Processor
 from mbecguard.readiness.qemu import OFF, Qemu
@@ -35,6 +35,11 @@ def of_host(facts: Facts) -> Iterator[Finding]:
         yield from _mode(facts.kvm, facts.installed)
         if facts.processor and facts.processor.mbec and facts.processor.exit_information is not False:
             yield from _parameters(facts.kvm)
+    for release in facts.installed.halves:
+        yield finding("kvm-half", release=release)
+    for skipped in facts.installed.skipped:
+        if skipped.release != facts.release:
+            yield _skipped("next-skipped", skipped, facts.installed)
     if facts.installed.stock_next:
         yield finding("stock-next", releases=", ".join(facts.installed.stock_next))
 
@@ -68,13 +73,22 @@ def _module(facts: Facts) -> Iterator[Finding]:
         return
     if not facts.installed.package:
         yield finding("kvm-not-installed")
-    elif not facts.installed.built:
-        problem = f": {facts.installed.problem}" * bool(facts.installed.problem)
-        yield finding("kvm-not-built", release=facts.release, problem=problem)
+    elif facts.release not in facts.installed.built:
+        skipped = [one for one in facts.installed.skipped if one.release == facts.release]
+        yield from (_skipped("kvm-skipped", one, facts.installed) for one in skipped)
+        if not skipped:
+            yield finding("kvm-not-built", release=facts.release)
     else:
         if facts.kvm.origin is Origin.STOCK:
             yield finding("kvm-not-reloaded")
         yield from _signing(facts.signing)
+
+
+def _skipped(id_: str, one: Skipped, installed: Installed) -> Finding:
+    ours = f"kernel {' or '.join(installed.built)}" if installed.built else "a kernel that has ours"
+    advice = SKIPPED.get(one.reason, SKIPPED["other"])
+    advice = advice.format(ours=ours, release=one.release, series=series(one.release))
+    return finding(id_, release=one.release, reason=one.reason, problem=one.problem, advice=advice)
 
 
 def _signing(signing: Signing) -> Iterator[Finding]:
