@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CACHE := $(or $(MBECGUARD_CACHE),$(HOME)/.cache/mbecguard)
 KVM := $(CACHE)/kvm-modules/7.2/READY $(CACHE)/kvm-modules/6.12/READY
 
-.PHONY: picture schemas demo tour test check lint bench corpus lab lab-full selftests deb rpm clean setup setup-lab
+.PHONY: picture schemas demo tour test check lint bench corpus revisions lab lab-full selftests deb rpm clean setup setup-lab
 
 # The real thing: a stock guest locks itself on emulated MBEC hardware, and an attack fails that ran before.
 demo: setup-lab $(KVM)
@@ -48,6 +48,10 @@ selftests: setup-lab $(KVM)
 	$(BIN)/python -m tests.lab.selftests --cpu amd --limit 1500
 	$(BIN)/python -m tests.lab.selftests --host-kernel 6.12 --limit 1500
 	$(BIN)/python -m tests.lab.selftests --host-kernel 6.12 --cpu amd --limit 1500
+
+# Do the patches of kvm-host apply to every linux-source of the mirrors? Downloads 150 MB for each, once.
+revisions: setup-lab
+	$(BIN)/python -m tools.revisions
 
 # Capture all guests of the corpus again, from Debian packages (about half an hour).
 corpus: setup-lab

@@ -69,13 +69,14 @@ umount "$package"
 
 # The next point release: KVM has changed where the patch is, and where it is not.
 cd /usr/src/mbecguard-kvm-1
+rm -rf /tmp/patches
 cp -a patches /tmp
 sed -i 's/^ .*kvm_ops_update(ops);/& \\/\\* now \\*\\//' patches/*.patch
 skipped unfit
 cp /tmp/patches/*.patch patches
-echo '#error' >>src/mbecg_map.c
+echo '#error' >>src/mbecg.h
 skipped broken
-sed -i '$d' src/mbecg_map.c
+sed -i '$d' src/mbecg.h
 cd /
 
 step build build "$release"

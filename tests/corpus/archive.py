@@ -36,11 +36,11 @@ class Kernel:
         return self.folder / "lib" / "modules" / self.release
 
 
-def mirror() -> str:
-    """The Debian archive that this machine's apt uses."""
+def mirror(of: str = "") -> str:
+    """The Debian archive that this machine's apt uses, `of` the suites whose names end so."""
     targets = run(["apt-get", "indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(CODENAME) $(SITE)"])
     rows = [line.split(" ", 3) for line in targets.splitlines()]
-    sites = [row[3] for row in rows if row[:2] == ["Debian", "main"] and "-" not in row[2]]
+    sites = [row[3] for row in rows if row[:2] == ["Debian", "main"] and row[2].partition("-")[2] == of]
     if not sites:
         die("no Debian archive among this machine's apt sources", hint="apt update, then try again")
     return sites[0]
@@ -49,7 +49,20 @@ def mirror() -> str:
 def source_line(suite: str) -> str:
     """One line of sources.list; an expired Release file is accepted for `UNDATED_SUITES` only."""
     checks = "check-valid-until=no " if suite in guests.UNDATED_SUITES else ""
-    return f"deb [{checks}signed-by={KEYRING}] {mirror()} {suite} main"
+    site = mirror("security") if suite.endswith("-security") else mirror()
+    return f"deb [{checks}signed-by={KEYRING}] {site} {suite} main"
+
+
+def versions(suite: str, package: str) -> list[str]:
+    """The versions of a package that a suite has, the newest first."""
+    rows = _apt(suite, "apt-cache", "madison", package).splitlines()
+    return [row.split("|")[1].strip() for row in rows]
+
+
+def download(suite: str, package: str, into: Path) -> Path:
+    """The file of `NAME` or `NAME=VERSION`, in an empty folder."""
+    _apt(suite, "apt-get", "download", package, folder=into)
+    return next(into.glob("*.deb"))
 
 
 def _apt(suite: str, tool: str, *words: str, folder: Path | None = None) -> str:

@@ -34,7 +34,7 @@ class Machine:
         said = "build.sh: it does not work" if build else "fine"
         self.program("build.sh", f"echo '{said}'; exit {build}")
         self.program("bin/df", f"printf ' Avail\\n{free}\\n'")
-        names = {"MBECGUARD_HOST_STATE": self.folder / "state", "MBECGUARD_HOST_ROOT": self.folder}
+        names = {"MBECGUARD_HOST_STATE": f"{self.folder}/state", "MBECGUARD_HOST_ROOT": str(self.folder)}
         environment = {**os.environ, **names, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         return subprocess.run(
             [TOOL, *words], cwd=self.folder, env=environment, check=False, capture_output=True, text=True, timeout=60
