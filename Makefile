@@ -83,9 +83,9 @@ lab: setup-lab $(KVM)
 # What is emulated and not in make test: hours.
 LAB := $(BIN)/python -m tests.lab run --limit 3000
 lab-full: setup-lab $(KVM)
-	$(LAB) --cpus 2 start-smep start-boot-cpu churn resets init without-ept smm-open late-vmxe moved
+	$(LAB) --cpus 2 start-smep start-boot-cpu churn resets init without-ept smm-open late-vmxe moved old-mmu hugetlb
 	$(LAB) smm-unlocked
-	$(LAB) --host-kernel 6.12 --cpus 2 seal start-page start-smep start-boot-cpu smi smm-open late-vmxe churn moved
+	$(LAB) --host-kernel 6.12 --cpus 2 seal start-page start-smep start-boot-cpu smi smm-open late-vmxe churn moved old-mmu hugetlb
 	$(LAB) --kernel 7.2 --cpus 2 start-page start-smep start-boot-cpu smi
 	$(LAB) --guest systemd --cpus 2 killed rights does-nothing retries loops false-denials idle
 	$(LAB) --guest systemd --cpus 2 lock workload frozen free-space free-space-kept filters one-way

@@ -26,6 +26,10 @@ DISK_MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod")
 KVM_MODULES = ("kvm", "kvm_intel")
 UNUSED = 86400.0  #: seconds that a CD is kept after it was used last
 QEMU = "/usr/bin/qemu-system-x86_64"
+HUGE_PAGES = "/hugepages"
+RESERVE = f"""echo {{pages}} >/proc/sys/vm/nr_hugepages
+mkdir {HUGE_PAGES} && mount -t hugetlbfs none {HUGE_PAGES}
+"""
 #: Bochs runs 300 M instructions per second of its own clock: without the hint L1 believes in 3.5 GHz.
 CMDLINE = "console=ttyS0,115200 nokaslr mitigations=off tsc=reliable tsc_early_khz=300000 quiet"
 GRUB = f"""set timeout=0
@@ -106,8 +110,11 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
         console="serial,path=/dev/ttyS2",
         disk=disk,
     )
+    if setting.hugetlb:
+        command += ["-mem-path", HUGE_PAGES, "-mem-prealloc"]
     # The disk is found asynchronously.
     wait = f"until [ -b {disk} ]; do sleep 0.1; done\n" if disk else ""
+    wait += RESERVE.format(pages=stack.mib >> 1) if setting.hugetlb else ""
     return f'{wait}exec {shlex.join(command)} "$@" </dev/null\n'
 
 

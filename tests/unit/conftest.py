@@ -13,14 +13,6 @@ from mbecguard.host import shim
 from tests.fakeshim import Cpus, FakeShim
 from tests.lockbench import Bench
 
-#: Files in memory: thousands of small ones cost a disk more than the tests cost.
-MEMORY = Path("/dev/shm")
-
-
-def pytest_configure() -> None:
-    if os.access(MEMORY, os.W_OK) and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
-
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

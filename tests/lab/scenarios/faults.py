@@ -5,7 +5,39 @@ from __future__ import annotations
 
 import re
 
+from ..verdict import Expected
 from .scenario import DENIED, Scenario
+
+#: A 2 MiB block, of which one page is denied, then all.
+HUGE = """
+    panic_on_oops 0
+    pa=$(t huge)
+    fact runs "$(t huge_run 0) $(t huge_run 511)"
+    before=$(counted pages_2m)
+    fact one "$(protect $((pa + 4096 * 7)) $RW)"
+    fact around "$(t huge_run 6) $(t huge_run 8)"
+    fact inside "$(t huge_run 7)"
+    fact split $((before - $(counted pages_2m)))
+    fact every "$(protect "$pa" $RW 512)"
+    fact last "$(t huge_run 511)"
+    t huge_touch
+    fact uniform $((before - $(counted pages_2m)))
+    fact granted "$(protect "$pa" $RWX 512) $(t huge_run 7)"
+    fact whole $((before - $(counted pages_2m)))
+    panic_on_oops 1
+    """
+HUGE_TELLS: Expected = {
+    "runs": "ran ran",
+    "one": "0",
+    "around": "ran ran",
+    "inside": "died",
+    "split": "1",
+    "every": "0",
+    "last": "died",
+    "uniform": "0",
+    "granted": "0 ran",
+    "whole": "0",
+}
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
@@ -38,35 +70,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "huge",
         "4 KiB denied inside 2 MiB are denied, and a uniform 2 MiB region stays one EPT entry",
-        """
-        panic_on_oops 0
-        pa=$(t huge)
-        fact runs "$(t huge_run 0) $(t huge_run 511)"
-        before=$(counted pages_2m)
-        fact one "$(protect $((pa + 4096 * 7)) $RW)"
-        fact around "$(t huge_run 6) $(t huge_run 8)"
-        fact inside "$(t huge_run 7)"
-        fact split $((before - $(counted pages_2m)))
-        fact every "$(protect "$pa" $RW 512)"
-        fact last "$(t huge_run 511)"
-        t huge_touch
-        fact uniform $((before - $(counted pages_2m)))
-        fact granted "$(protect "$pa" $RWX 512) $(t huge_run 7)"
-        fact whole $((before - $(counted pages_2m)))
-        panic_on_oops 1
-        """,
-        {
-            "runs": "ran ran",
-            "one": "0",
-            "around": "ran ran",
-            "inside": "died",
-            "split": "1",
-            "every": "0",
-            "last": "died",
-            "uniform": "0",
-            "granted": "0 ran",
-            "whole": "0",
-        },
+        HUGE,
+        HUGE_TELLS,
     ),
     Scenario(
         "race",

@@ -47,6 +47,7 @@ class Setting:
     memory_mib: int = 0  #: of the guest; 0: the stack's
     cmdline: str = ""  #: more words for the guest's kernel
     counts_boots: bool = False  #: UEFI and systemd-boot start the guest, which counts; only without a host
+    hugetlb: bool = False  #: the host has the guest's memory in huge pages of 2 MiB, and no more of them
     machine: Machine = MICROVM
     smm: bool = False  #: the guest has system management mode; on a microvm in plain memory
     own_guest: str = ""  #: a name: nobody else's guest, for what cannot be taken back

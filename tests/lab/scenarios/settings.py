@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 
-from .scenario import DENIED, EOPNOTSUPP, Scenario, Setting
+from .faults import HUGE, HUGE_TELLS
+from .scenario import DENIED, EOPNOTSUPP, EPERM, Scenario, Setting
 
 WITHOUT = """
     fact parameter "$(host run 'cat /sys/module/kvm_intel/parameters/{parameter}')"
@@ -23,6 +24,12 @@ REFUSED = {
     "runs": "ran",
     "user": "ran",
 }
+
+SEAL = """
+    fact sealed "$(t run 4) $(protect "$(t canary 4)" $((RW | IMMUTABLE))) $(t run 4) $(usertool run 4) $(t run 5)"
+    fact undo "$(protect "$(t canary 4)" $RWX) $(t run 4)"
+    """
+SEAL_TELLS = {"sealed": f"ran 0 {DENIED} ran ran", "undo": f"{EPERM} {DENIED}"}
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
@@ -72,6 +79,30 @@ SCENARIOS: tuple[Scenario, ...] = (
         REFUSED | {"pin": EOPNOTSUPP},
         setting=Setting(kvm_intel="ept=0"),
         slow=True,
+    ),
+    Scenario(
+        "old-mmu",
+        "the same 2 MiB on a host without the TDP MMU, and a seal",
+        """
+        fact parameter "$(host run 'cat /sys/module/kvm/parameters/tdp_mmu')"
+        """
+        + HUGE
+        + SEAL,
+        {"parameter": "N", **HUGE_TELLS, **SEAL_TELLS},
+        slow=True,
+        setting=Setting(kvm="tdp_mmu=0"),
+    ),
+    Scenario(
+        "hugetlb",
+        "the same 2 MiB, in a guest whose memory the host has in huge pages, and a seal",
+        """
+        fact used "$(host run "grep -c '^HugePages_Free: *0$' /proc/meminfo")"
+        """
+        + HUGE
+        + SEAL,
+        {"used": "1", **HUGE_TELLS, **SEAL_TELLS},
+        slow=True,
+        setting=Setting(hugetlb=True),
     ),
     Scenario(
         "vmx",
