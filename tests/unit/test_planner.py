@@ -427,3 +427,13 @@ def test_a_hidden_source_is_told_once_with_all_that_it_could_explain() -> None:
     (told,) = [f for f in plan.findings if f.id == "source-unknown"]
     assert "JIT pack of BPF code or vmalloc area of a known caller" in told.text
     assert told.hint == "run as root"
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [((), 0), ((0x20000,), 1), ((0x20040,), 0), ((0x20FC0, 0x20000), 1), ((0x20000, 0x30000), 2)],
+)
+def test_hooks_that_have_a_page_each_are_told(places: tuple[int, ...], told: int) -> None:
+    hooks = tuple(Symbol(MODULES + at, f"bpf_trampoline_{at}", "bpf") for at in places)
+    plan = build_plan(replace(FULL, symbols=(*FULL.symbols, *hooks)), Policy())
+    assert [f.facts["count"] for f in plan.findings if f.id == "hooks-alone"] == [told] * bool(told)

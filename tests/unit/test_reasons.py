@@ -14,7 +14,21 @@ from mbecguard.records.reasons import CATALOGUE, reason
 SOURCE = Path(mbecguard.__file__).parent
 FACTS = (
     *("problem", "advice", "reason", "knob", "use", "mode", "step", "evidence", "ranges", "origin", "denied"),
-    *("remedy", "what", "folder", "text", "why", "pages", "kind", "found", "wanted", "risk", "value", "frozen"),
+    *(
+        "remedy",
+        "what",
+        "folder",
+        "text",
+        "why",
+        "pages",
+        "kind",
+        "found",
+        "wanted",
+        "risk",
+        "value",
+        "frozen",
+        "count",
+    ),
 )
 
 

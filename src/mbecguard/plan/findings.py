@@ -29,7 +29,7 @@ def check(findings: Iterable[Finding]) -> Check:
 #: Executable pages that no rule knows.
 UNEXPLAINED = frozenset({"unexplained-mapping", "unexplained-more", "unexplained-denied", "unexplained-denied-more"})
 #: What a lock leaves open: reasons of the sealed guest as well, under the same id.
-REMAINING = frozenset({"start-page-kept", "free-space-kept", "free-space-unknown"})
+REMAINING = frozenset({"start-page-kept", "free-space-kept", "free-space-unknown", "hooks-alone"})
 _B, _W, _I = Severity.BLOCKER, Severity.WARNING, Severity.INFO
 
 CATALOGUE: dict[str, Template] = {
@@ -198,6 +198,12 @@ CATALOGUE: dict[str, Template] = {
         _W,
         "nobody can tell how much of {pages} kept pages is free space (kind {kind}): {problem}",
         "{remedy}; free space that stays executable takes code from whoever can write kernel memory",
+    ),
+    "hooks-alone": Template(
+        _W,
+        "BPF hooks on kernel functions ({count}), such as systemd's RestrictFileSystems=, have a page each on this "
+        "kernel: a new one crashes the locked guest, as when an upgrade has systemd executed again",
+        "upgrade systemd and libc in a boot with mbecguard=off; or boot with an `lsm=` without bpf: then nothing hooks",
     ),
     "bpf-reserved": Template(
         _I,

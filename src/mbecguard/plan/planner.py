@@ -18,10 +18,13 @@ from mbecguard.values.codec import Hex, Notation, decode, digest, encode
 from mbecguard.values.errors import die
 from mbecguard.values.facts import Absent, Known, Unknown, known
 from mbecguard.values.findings import Finding, Severity
-from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PageMap, PageRange, PageSet
+from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageMap, PageRange, PageSet
 
 SCHEMA = "mbecguard.plan/2"
 UNEXPLAINED_LIMIT = 256  #: unexplained mappings that are listed one by one
+
+#: Of a BPF hook on a kernel function. Each began a page, until "x86, bpf: Use bpf_prog_pack for bpf trampoline" (6.9).
+TRAMPOLINE = "bpf_trampoline_"
 
 Nearest = Callable[[int], str]
 Frames = Annotated[PageRange, Notation.HEX]  #: page frames, written as hexadecimal strings in JSON
@@ -184,6 +187,8 @@ def _notes(survey: Survey) -> Iterator[Finding]:
             yield finding("user-mapping", pages=len(m.virtual), va=m.va)
     if survey.kernel.max_pfn == ADDRESS_SPACE_PAGES:
         yield finding("physical-space")
+    if hooks := [s for s in survey.symbols if s.name.startswith(TRAMPOLINE) and not s.va % PAGE_SIZE]:
+        yield finding("hooks-alone", count=len(hooks))
 
 
 def _unknown_efi(survey: Survey, policy: Policy) -> Iterator[Finding]:

@@ -55,6 +55,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "free-space-unknown": ("nobody can tell how much of {pages} kept pages is free space (kind {kind}): {problem}", ""),
     "freeze-left-open": ("{knob} is not frozen, because of {use}", "left open, {risk}"),
     "freeze-unknown": ("{knob} is not frozen: {use}", "{remedy}"),
+    "hooks-alone": (
+        "BPF hooks on kernel functions ({count}) have a page each on this kernel: a new one crashes this guest, as "
+        "when systemd is executed again",
+        "upgrade systemd and libc in a boot with mbecguard=off; or boot with an `lsm=` without bpf: then nothing hooks",
+    ),
     "history-damaged": (
         "the history of locks is damaged: {what}",
         "compare what is left in {folder} with the journal (`journalctl MBECGUARD_EVENT=SEALED`), then move it away",
