@@ -7,13 +7,14 @@ import re
 
 from .scenario import DENIED, Scenario, same
 
-SCENARIOS: tuple[Scenario, ...] = (
-    Scenario(
-        "fuzz",
-        "100 000 random hypercalls leave guest and host alive, and the host's memory where it was",
-        """
+
+def _fuzz(name: str, calls: int, *, slow: bool = False) -> Scenario:
+    return Scenario(
+        name,
+        f"{calls:_} random hypercalls leave guest and host alive, and the host's memory where it was".replace("_", " "),
+        f"""
         before=$(free_memory)
-        fact calls "$(t fuzz 1 100000)"
+        fact calls "$(t fuzz 1 {calls})"
         grown=$(((before - $(free_memory)) / 1024))
         fact grown-mib $grown
         fact bounded "$([ $grown -lt 16 ] && echo yes)"
@@ -25,7 +26,13 @@ SCENARIOS: tuple[Scenario, ...] = (
             "bounded": "yes",
             "alive": f"ran 0 {DENIED} 0 ran",
         },
-    ),
+        slow=slow,
+    )
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    _fuzz("fuzz", 100_000),
+    _fuzz("fuzz-million", 1_000_000, slow=True),
     Scenario(
         "churn",
         "3000 requests that change a nearly full map leave the host's memory where it was",

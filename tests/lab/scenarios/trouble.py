@@ -79,6 +79,20 @@ SCENARIOS: tuple[Scenario, ...] = (
         slow=True,
     ),
     Scenario(
+        "ioctl-million",
+        "a million random calls of the shim's device leave the guest alive, and no line in its log",
+        """
+        complaints=$(complaints)
+        fact fuzz "$(shimfuzz 3 1000000 || true)"
+        fact kernel-log $(($(complaints) - complaints))
+        fact alive "$(shimtest canary || true)"
+        """,
+        {"fuzz": FUZZED, "kernel-log": "0", "alive": "canary ok"},
+        hosts=ALL_HOSTS,
+        userland=Userland.SYSTEMD,
+        slow=True,
+    ),
+    Scenario(
         "fuzzed",
         "the same calls at random in a guest whose allocator checks itself: slub_debug=FZPU",
         """
