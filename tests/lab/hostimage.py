@@ -14,16 +14,15 @@ from pathlib import Path
 from tests.corpus.archive import Kernel
 from tests.corpus.cache import built, cache_dir, digest, run, say
 
-from . import guestimage, liar
+from . import guestimage, liar, testmodule
 from .cpio import Node, file, packed, program
-from .layers import BOCHS_QUIRKS, Kvm, Stack, kvm
+from .layers import BOCHS_QUIRKS, Host, Kvm, Stack, kvm
 from .machines import Machine
 from .parts import busybox, module_tree, modules, script, stripped
 from .roots import inside, machine
 from .scenarios import Scenario, Setting, by_setting
 
 DISK_MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod")
-KVM_MODULES = ("kvm", "kvm_intel")
 UNUSED = 86400.0  #: seconds that a CD is kept after it was used last
 QEMU = "/usr/bin/qemu-system-x86_64"
 HUGE_PAGES = "/hugepages"
@@ -35,7 +34,7 @@ CMDLINE = "console=ttyS0,115200 nokaslr mitigations=off tsc=reliable tsc_early_k
 GRUB = f"""set timeout=0
 serial --unit=0 --speed=115200
 terminal_output serial
-menuentry lab {{ linux /boot/vmlinuz {CMDLINE} ; initrd /boot/initrd }}
+menuentry lab {{ linux /boot/vmlinuz {CMDLINE} %s ; initrd /boot/initrd }}
 """
 
 
@@ -43,8 +42,8 @@ def boot_cd(stack: Stack, scenarios: Iterable[Scenario]) -> Path:
     """The CD's image."""
     of = stack.host_package()
     initrd = packed(_tree(stack, of, list(scenarios)))
-    key = digest(of.release, initrd, GRUB)
-    cd = built(cache_dir() / f"lab-cd-{stack}-{key}", lambda scratch: burn(of, initrd, scratch))
+    key = digest(of.release, initrd, GRUB % stack.host_cmdline)
+    cd = built(cache_dir() / f"lab-cd-{stack}-{key}", lambda scratch: burn(of, initrd, scratch, stack.host_cmdline))
     os.utime(cd)
     _forget_unused(cd.parent)
     return cd / "l1.iso"
@@ -57,10 +56,16 @@ def _forget_unused(folder: Path) -> None:
             shutil.rmtree(cd)
 
 
+def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> tuple[Path, bytes]:
+    """L1's kernel and initrd, for a machine that loads them itself."""
+    of = stack.host_package()
+    return of.image, packed(_tree(stack, of, list(scenarios)))
+
+
 def _tree(stack: Stack, of: Kernel, scenarios: list[Scenario]) -> dict[str, Node]:
     own = kvm(stack, of.release)
     early = modules(of, (*(DISK_MODULES if stack.systemd else ()), "irqbypass"))
-    shipped = modules(of, KVM_MODULES)
+    shipped = modules(of, ("kvm", own.vendor))
     of_kvm = shipped | {name: stripped(path) for name, path in own.files.items()}
     of_kvm |= {f"stock/{name}": data for name, data in shipped.items() if any(row.setting.stock for row in scenarios)}
     if any(row.setting.liar for row in scenarios):
@@ -72,6 +77,8 @@ def _tree(stack: Stack, of: Kernel, scenarios: list[Scenario]) -> dict[str, Node
         "init": script("host/init"),
         "lab/agent": script("host/agent"),
         "lab/map-digest": script("host/map-digest"),
+        "lab/stir": script("host/stir"),
+        "lab/tempest": program((testmodule.products(stack) / "tempest").read_bytes()),
         "lab/silence": file(f"{stack.silence}\n"),
         **guests(stack, scenarios, own),
         "lab/vmlinuz": file(stack.guest().image.read_bytes()),
@@ -95,7 +102,8 @@ def _load(setting: Setting, own: Kvm) -> str:
     if setting.stock:
         return f"stock/kvm {setting.kvm}\nstock/kvm_intel {BOCHS_QUIRKS} {setting.kvm_intel}\n"
     options, folder = {"kvm": setting.kvm, "kvm_intel": setting.kvm_intel}, "liar/" * setting.liar
-    return "".join(f"{folder}{name} {own.options.get(name, '')} {options[name]}\n" for name in KVM_MODULES)
+    names = ("kvm", own.vendor)
+    return "".join(f"{folder}{name} {own.options.get(name, '')} {options.get(name, '')}\n" for name in names)
 
 
 def _start_guest(stack: Stack, setting: Setting) -> str:
@@ -103,7 +111,7 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
     stack = replace(stack, memory_mib=setting.memory_mib or stack.memory_mib)
     command = guestimage.qemu_command(
         stack,
-        f"{QEMU} {setting.machine.words} -machine smm={'on' if setting.smm else 'off'} -cpu {setting.cpu}",
+        f"{QEMU} {setting.machine.words} -machine smm={'on' if setting.smm else 'off'} -cpu {_cpu(stack, setting)}",
         guestimage.direct("/lab/vmlinuz", "/run/initrd", guestimage.cmdline(stack, setting.cmdline)),
         bus=setting.machine.bus,
         folder="/run",
@@ -118,6 +126,10 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
     return f'{wait}exec {shlex.join(command)} "$@" </dev/null\n'
 
 
+def _cpu(stack: Stack, setting: Setting) -> str:
+    return setting.cpu.replace("-vmx", "-svm") if stack.host is Host.UNENFORCED else setting.cpu
+
+
 def _qemu(machines: Iterable[Machine]) -> dict[str, Node]:
     """QEMU, the libraries that the loader would take, and the firmware of the machines."""
     root = machine()
@@ -130,7 +142,8 @@ def _qemu(machines: Iterable[Machine]) -> dict[str, Node]:
     return tree
 
 
-def burn(of: Kernel, initrd: bytes, into: Path) -> None:
+def burn(of: Kernel, initrd: bytes, into: Path, words: str = "") -> None:
+    """`l1.iso`, in a folder; `words` for the kernel beside `CMDLINE`."""
     say(f"boot CD: L1 {of.release}, initrd of {len(initrd) / 1e6:.0f} MB")
     work = machine() / "burn"
     shutil.rmtree(work, ignore_errors=True)
@@ -138,7 +151,7 @@ def burn(of: Kernel, initrd: bytes, into: Path) -> None:
     try:
         shutil.copy(of.image, work / "boot/vmlinuz")
         (work / "boot/initrd").write_bytes(initrd)
-        (work / "boot/grub/grub.cfg").write_text(GRUB)
+        (work / "boot/grub/grub.cfg").write_text(GRUB % words)
         inside(machine(), "grub-mkrescue -o /l1.iso /burn 2>/dev/null")
         run(["mv", machine() / "l1.iso", into / "l1.iso"])
     finally:

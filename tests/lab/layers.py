@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 from mbecguard.values.errors import die
 from tests.corpus.archive import Kernel, kernel
 from tests.corpus.cache import cache_dir
+
+from . import kvmsource
+from .parts import HERE
 
 #: Guest kernel series -> the Debian suite that ships it as its stock kernel.
 GUEST_SUITES = {"6.12": "trixie", "7.2": "forky", "6.1": "bookworm"}
@@ -19,6 +24,7 @@ HOST_SERIES = "7.2"  #: where nobody says
 #: Bochs fails VM entries with APICv; the preemption timer runs at a rate that Bochs does not have.
 BOCHS_QUIRKS = "enable_apicv=0 preemption_timer=0"
 OUR_OPTIONS = "mbecguard=enforce"
+UNENFORCED = HERE / "unenforced.patch"
 HOST_MIB = 2048
 MINIMAL_MIB, SYSTEMD_MIB = 320, 768
 #: Guests up to the second may use all of their memory; up to the third, the kernel is told of `SPARSE_MIB` only.
@@ -35,6 +41,7 @@ class Host(Enum):
     OURS = "ours"  #: KVM with our change, under Bochs
     STOCK = "stock"  #: Debian's KVM, under Bochs: MBEC, but nobody to ask for it
     PLAIN = "plain"  #: QEMU TCG on this machine: no hypervisor at all
+    UNENFORCED = "unenforced"  #: our KVM on two processors with SVM (QEMU TCG): maps are kept, no page is denied
 
 
 class Userland(Enum):
@@ -58,12 +65,15 @@ class Stack:
     kvm_options: str = ""  #: for our kvm.ko, behind `OUR_OPTIONS`
     silence: int = SILENCE  #: seconds after which a guest that says nothing is given up
     host_kernel: str = HOST_SERIES  #: a key of `HOST_SUITES`
+    host_cmdline: str = ""  #: more words for the host's kernel
 
     def __post_init__(self) -> None:
         if self.kernel not in GUEST_SUITES:
             die(f"no guest kernel {self.kernel}", hint=f"one of {', '.join(GUEST_SUITES)}")
         if self.host_kernel not in HOST_SUITES:
             die(f"no host kernel {self.host_kernel}", hint=f"one of {', '.join(HOST_SUITES)}")
+        if self.systemd and self.host is Host.UNENFORCED:
+            die("no systemd guest on an unenforced host", hint="it has no disk")
         if self.userland is Userland.INSTALLED and self.kernel != "6.12":
             die("packages are installed on guests of 6.12 alone", hint="its suite is the user space's")
         if not 1 <= self.cpus <= 8:
@@ -93,6 +103,11 @@ class Stack:
         host = self.host.value + f"-{self.host_kernel}" * (self.host_kernel != HOST_SERIES)
         return f"{self.kernel}-{host}-{self.cpus}cpu{f'-{self.userland.value}' * self.systemd}"
 
+    @property
+    def facts(self) -> Mapping[str, str | re.Pattern[str]]:
+        """What the host has to tell of its own kernel."""
+        return {} if self.host is Host.PLAIN else {"complaints": "0"}
+
     def guest(self) -> Kernel:
         """The guest's stock kernel package."""
         return kernel(GUEST_SUITES[self.kernel])
@@ -108,15 +123,25 @@ class Kvm:
 
     files: dict[str, Path]  #: kernel name of a module -> file
     options: dict[str, str]
+    vendor: str = "kvm_intel"  #: the module for the processor
 
 
 def kvm(stack: Stack, release: str) -> Kvm:
     """The stack's KVM for the host kernel `release`."""
     if stack.host is Host.STOCK:
         return Kvm({}, {"kvm_intel": BOCHS_QUIRKS})
-    folder = stack.kvm_folder or _built_modules(stack.host_kernel, release)
+    folder = stack.kvm_folder or _modules(stack, release)
+    if stack.host is Host.UNENFORCED:
+        files = {"kvm": folder / "kvm.ko", "kvm_amd": folder / "kvm-amd.ko"}
+        return Kvm(files, {"kvm": f"{OUR_OPTIONS} mbecg_unenforced=1 {stack.kvm_options}"}, "kvm_amd")
     files = {"kvm": folder / "kvm.ko", "kvm_intel": folder / "kvm-intel.ko"}
     return Kvm(files, {"kvm": f"{OUR_OPTIONS} {stack.kvm_options}", "kvm_intel": BOCHS_QUIRKS})
+
+
+def _modules(stack: Stack, release: str) -> Path:
+    if stack.host is Host.UNENFORCED:
+        return kvmsource.modules(UNENFORCED, stack.host_kernel)
+    return _built_modules(stack.host_kernel, release)
 
 
 def _built_modules(series: str, release: str) -> Path:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 from tests.corpus.cache import cache_dir, require_tools, say
 
-from . import bochs, guestimage, plain
+from . import bochs, guestimage, hostimage, plain, svm
 from .bochs import Run
-from .hostimage import boot_cd
 from .layers import Host, Stack
 from .locks import alone
 from .scenarios import Scenario
@@ -51,7 +50,12 @@ def _run(stack: Stack, scenarios: list[Scenario], limit: float, progress: Callab
         with alone("lab-build", BUILD_LIMIT):
             initrd, disk = guestimage.initrd(stack, scenarios), guestimage.disk(stack)
         return plain.boot(stack, scenarios, initrd, disk, logs, limit, progress)
+    if stack.host is Host.UNENFORCED:
+        with alone("lab-build", BUILD_LIMIT):
+            image, initrd = hostimage.initrd(stack, scenarios)
+        say(f"{stack}: booting under TCG with SVM, at most {limit:.0f} s")
+        return svm.boot(image, initrd, svm.AT_ONCE, logs, limit, progress, stack.host_cmdline)
     with alone("lab-build", BUILD_LIMIT):
-        cd, disk = boot_cd(stack, scenarios), guestimage.disk(stack)
+        cd, disk = hostimage.boot_cd(stack, scenarios), guestimage.disk(stack)
     say(f"{stack}: booting, at most {limit:.0f} s")
     return bochs.boot(cd, disk, logs, limit, progress)

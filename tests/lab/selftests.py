@@ -10,20 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from mbecguard.values.errors import Exit, UserError, die
 from tests.corpus.archive import kernel
 from tests.corpus.cache import built, cache_dir, digest, require_tools, say
 
-from . import bochs, hostimage
-from .layers import HOST_MIB, HOST_SERIES, HOST_SUITES, Host
+from . import bochs, hostimage, svm
+from .layers import HOST_SERIES, HOST_SUITES, Host
 from .locks import alone
 from .run import BUILD_LIMIT, Progress
 from .selftestimage import initrd
@@ -222,45 +220,10 @@ def _boot(series: str, tests: list[Selftest], machine: Machine, limit: float) ->
             folder = cache_dir() / f"lab-cd-selftests-{key}"
             cd = built(folder, lambda scratch: hostimage.burn(of, packed, scratch)) / "l1.iso"
     if machine is Machine.AMD:
-        return _run_amd(of.image, packed, logs, limit)
+        return svm.boot(of.image, packed, svm.BY_INSTRUCTIONS, logs, limit, Progress()).verdict
     outcome = bochs.boot(cd, None, logs, limit, Progress())
     say(f"{outcome.seconds:.0f} s, {outcome.instructions / 1e6:.0f} M instructions")
     return outcome.verdict
-
-
-def _run_amd(image: Path, packed: bytes, logs: Path, limit: float) -> str:
-    logs.mkdir(parents=True, exist_ok=True)
-    (logs / "initrd").write_bytes(packed)
-    command = ["qemu-system-x86_64", "-M", "q35,accel=tcg", "-cpu", "EPYC,+svm,+npt", "-m", str(HOST_MIB)]
-    # Time is instructions, whatever else this machine does.
-    command += [
-        "-icount",
-        "shift=2,sleep=off",
-        "-nodefaults",
-        "-display",
-        "none",
-        "-kernel",
-        str(image),
-        "-initrd",
-        str(logs / "initrd"),
-    ]
-    command += ["-append", "console=ttyS0 mitigations=off quiet panic=-1", "-no-reboot"]
-    port = logs / "verdict.log"
-    for name in ("l1.log", port.name, "l2.log"):
-        command += ["-serial", f"file:{logs / name}"]
-    port.write_text("")
-    progress, deadline = Progress(), time.monotonic() + limit
-    with (logs / "qemu.log").open("wb") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
-    try:
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.5)
-            progress(port.read_text(errors="replace"))
-    finally:
-        process.kill()
-        process.wait()
-    say(f"logs: {logs}")
-    return port.read_text(errors="replace")
 
 
 def find(names: list[str], machine: Machine, known: Sequence[Selftest] = SELFTESTS) -> list[Selftest]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest-side test module and its user-mode helper, built against the stock headers of the guest's kernel."""
+"""The guest-side test module, built against the stock headers of the guest's kernel, and helpers in user mode."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .layers import GUEST_SUITES, Stack
 from .roots import builder
 
 SOURCES = Path(__file__).parent / "module"
-PRODUCTS = ("mbectest.ko", "usertool")
+PRODUCTS = ("mbectest.ko", "usertool", "tempest")
 #: objtool of 7.x reads /proc/self/limits. The mount goes away with the shell's namespace.
 BUILD = (
     'mount -t proc proc "$1/proc" && exec chroot "$1" sh -ec '
-    '"make -s -C /mbectest KDIR=/usr/src/linux-headers-$2 modules usertool && strip -d /mbectest/mbectest.ko"'
+    '"make -s -C /mbectest KDIR=/usr/src/linux-headers-$2 modules usertool tempest && strip -d /mbectest/mbectest.ko"'
 )
 
 
 def products(stack: Stack) -> Path:
-    """Folder with `mbectest.ko` and the static program `usertool`."""
+    """Folder with `mbectest.ko` and the static programs `usertool`, and `tempest` for L1."""
     release = stack.guest().release
     sources = sorted(SOURCES.iterdir())
     key = digest(release, *(part for path in sources for part in (path.name, path.read_bytes())))

@@ -89,7 +89,7 @@ def judge(scenario: str, expected: Expected, told: Told) -> Judgement:
     """Passed only with the end token, each expected fact once and as expected."""
     facts = told.facts.get(scenario, ())
     end = told.ends.get(scenario)
-    problems = [*_differences(expected, facts)]
+    problems = [*differences(expected, facts)]
     if end is None:
         outcome = Outcome.NO_VERDICT
         problems.insert(0, "never ended" if told.started(scenario) else "never started")
@@ -102,7 +102,8 @@ def judge(scenario: str, expected: Expected, told: Told) -> Judgement:
     return Judgement(scenario, outcome, facts, tuple(problems))
 
 
-def _differences(expected: Expected, facts: tuple[tuple[str, str], ...]) -> list[str]:
+def differences(expected: Expected, facts: tuple[tuple[str, str], ...]) -> list[str]:
+    """What was told otherwise, more than once, or not at all."""
     problems = []
     for name, wanted in expected.items():
         seen = [value for fact, value in facts if fact == name]

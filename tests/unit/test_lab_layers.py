@@ -12,13 +12,14 @@ import pytest
 
 from mbecguard.values.errors import Exit, UserError
 from tests.lab import __main__ as cli
-from tests.lab import bochs, hostimage
+from tests.lab import bochs, hostimage, verdict
 from tests.lab.layers import BOCHS_QUIRKS, HOST_SUITES, Host, Stack, Userland, kvm
 from tests.lab.locks import alone
 from tests.lab.run import Progress
-from tests.lab.scenarios import SCENARIOS
+from tests.lab.scenarios import SCENARIOS, Setting
 
 OURS = Stack("6.12", Host.OURS, 1)
+NO_DISK = {(Host.UNENFORCED, userland) for userland in Userland if userland is not Userland.MINIMAL}
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +71,21 @@ def test_stacks_of_two_host_kernels_do_not_share_their_logs() -> None:
     assert len({str(replace(OURS, host_kernel=series)) for series in HOST_SUITES}) == len(HOST_SUITES)
 
 
+def test_a_host_that_enforces_nothing_has_the_other_vendors_kvm(cache: Path) -> None:
+    found = kvm(replace(OURS, host=Host.UNENFORCED, kvm_folder=cache), "7.2")
+    assert found.files == {"kvm": cache / "kvm.ko", "kvm_amd": cache / "kvm-amd.ko"}
+    assert found.options == {"kvm": "mbecguard=enforce mbecg_unenforced=1 "}
+    assert hostimage._load(Setting(), found).split("\n")[1].split() == ["kvm_amd"]
+
+
+@pytest.mark.parametrize(
+    ("told", "good"), [((), False), ((("complaints", "1"),), False), ((("complaints", "0"),), True)]
+)
+def test_a_host_has_to_say_that_its_kernel_complained_of_nothing(told: tuple[tuple[str, str], ...], good: bool) -> None:
+    assert bool(verdict.differences(OURS.facts, told)) is not good
+    assert replace(OURS, host=Host.PLAIN).facts == {}
+
+
 def test_a_lock_is_held_by_one(cache: Path) -> None:
     with alone("x", 0), pytest.raises(UserError), alone("x", 0):
         pytest.fail("two hold the lock")
@@ -118,7 +134,8 @@ def test_packages_are_for_the_kernel_of_their_suite() -> None:
 
 def test_names_of_stacks_differ() -> None:
     stacks = [Stack(kernel, host, cpus, userland) for kernel in ("6.12", "7.2") for host in Host for cpus in (1, 2)
-              for userland in Userland if (kernel, userland) != ("7.2", Userland.INSTALLED)]  # fmt: skip
+              for userland in Userland if (kernel, userland) != ("7.2", Userland.INSTALLED)
+              and (host, userland) not in NO_DISK]  # fmt: skip
     assert len({str(stack) for stack in stacks}) == len(stacks)
 
 

@@ -24,7 +24,7 @@ WORDS = (HERE / "guest/words").read_text()
 PRODUCT = (HERE / "guest/product").read_text()
 VERBS = re.findall(r'^\t\{ "(\w+)", (\d),', (HERE / "module/main.c").read_text(), re.MULTILINE)
 GUEST = [HERE / "guest" / name for name in ("init", "runner", "words", "product", "mbecguard")]
-SHELL = [HERE / "host/init", HERE / "host/agent", *GUEST]
+SHELL = [*(HERE / "host" / name for name in ("init", "agent", "stir", "map-digest")), *GUEST]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

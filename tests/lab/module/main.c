@@ -14,6 +14,7 @@
 #include <linux/string.h>
 #include <linux/timex.h>
 #include <linux/uaccess.h>
+#include <asm/alternative.h>
 #include <asm/asm.h>
 
 #include "mbectest.h"
@@ -29,7 +30,7 @@ long mbectest_hypercall(u64 nr, u64 a0, u64 a1, int *trap)
 	long result = nr;
 	int trapped = 1;
 
-	asm volatile("1: vmcall\n\t"
+	asm volatile("1: " ALTERNATIVE("vmcall", "vmmcall", X86_FEATURE_VMMCALL) "\n\t"
 		     "xor %[trapped], %[trapped]\n"
 		     "2:\n"
 		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_FAULT)
@@ -105,6 +106,7 @@ static const struct {
 	{ "race", 2, mbectest_verb_race },
 	{ "late_vmxe", 0, mbectest_verb_late_vmxe },
 	{ "fuzz", 2, mbectest_verb_fuzz },
+	{ "crowd", 3, mbectest_verb_crowd },
 };
 
 static int parse_words(char *line, u64 *words)

@@ -123,5 +123,6 @@ int mbectest_verb_wipe(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_late_vmxe(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_race(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_fuzz(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_crowd(const u64 *words, int count, char *text, size_t size);
 
 #endif

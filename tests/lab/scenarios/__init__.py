@@ -8,12 +8,27 @@ from collections.abc import Iterable
 from mbecguard.values.errors import die
 
 from ..layers import Host, Userland
-from . import attacks, boots, calls, costs, faults, hostile, processors, product, seals, service, settings, smm, trouble
+from . import (
+    attacks,
+    boots,
+    calls,
+    costs,
+    faults,
+    hostile,
+    processors,
+    product,
+    races,
+    seals,
+    service,
+    settings,
+    smm,
+    trouble,
+)
 from .scenario import Scenario, Setting
 
 __all__ = ["SCENARIOS", "Scenario", "Setting", "by_setting", "find"]
 
-_HOST = (calls, faults, attacks, seals, processors, hostile, smm, settings, costs, trouble)
+_HOST = (calls, faults, attacks, seals, processors, hostile, races, smm, settings, costs, trouble)
 _PRODUCT = (service, product, boots)
 SCENARIOS: tuple[Scenario, ...] = tuple(row for table in (*_HOST, *_PRODUCT) for row in table.SCENARIOS)
 

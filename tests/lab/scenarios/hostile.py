@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+from ..layers import Host
 from .scenario import DENIED, Scenario, same
 
 
@@ -26,6 +27,8 @@ def _fuzz(name: str, calls: int, *, slow: bool = False) -> Scenario:
             "bounded": "yes",
             "alive": f"ran 0 {DENIED} 0 ran",
         },
+        frozenset({Host.OURS, Host.UNENFORCED}),
+        {Host.UNENFORCED: {"alive": "ran 0 ran 0 ran"}},
         slow=slow,
     )
 
