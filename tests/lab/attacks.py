@@ -76,6 +76,12 @@ ATTACKS: tuple[Attack, ...] = (
         "smm-unlocked",
     ),
     Attack("RSM", "a pinned bit cleared in what RSM loads", "shut down", "smm-open"),
+    Attack(
+        "S3 by register",
+        "the chip set told to sleep, firmware to wake up in a sealed page",
+        "**ran**: a reset",
+        "s3-register",
+    ),
     Attack("late VMX", "CR4.VMXE set by another CPU while a request seals", "shut down", "late-vmxe"),
     Attack("INIT", "the boot processor sent back to the firmware", "shut down", "init"),
     Attack("restore", "the guest saved, and resumed by a host that does not know its map", "open, and told", "moved"),

@@ -49,8 +49,13 @@ MICROVM = Machine(
     ("seabios/bios-microvm.bin", "qemu/linuxboot_dma.bin", "qemu/pvh.bin", "qemu/kvmvapic.bin"),
 )
 _Q35_FILES = ("seabios/bios-256k.bin", "qemu/linuxboot_dma.bin", "qemu/kvmvapic.bin")
-#: SeaBIOS moves SMRAM of the first processor behind the VGA's window, and leaves it unlocked.
-BIOS = Machine("q35", "pci", (*_Q35_FILES, "seabios/vgabios-stdvga.bin"), more="-device VGA")
+#: SeaBIOS moves SMRAM of the first processor behind the VGA's window, and leaves it unlocked. S3 is not offered.
+BIOS = Machine(
+    "q35",
+    "pci",
+    (*_Q35_FILES, "seabios/vgabios-stdvga.bin"),
+    more="-device VGA -global ICH9-LPC.disable_s3=1",
+)
 #: What a microvm has not: memory and processors that are plugged in, a balloon, memory behind a PCI device, S3.
 UEFI = Machine(
     "q35",
@@ -62,4 +67,10 @@ UEFI = Machine(
     " -object memory-backend-ram,id=shared,size=1M -device ivshmem-plain,memdev=shared",
 )
 #: SMRAM is the firmware's, and locked.
-SECURE = Machine("q35", "pci", _Q35_FILES, ovmf=".secboot", more="-global driver=cfi.pflash01,property=secure,value=on")
+SECURE = Machine(
+    "q35",
+    "pci",
+    _Q35_FILES,
+    ovmf=".secboot",
+    more="-smp maxcpus=3 -global driver=cfi.pflash01,property=secure,value=on",
+)

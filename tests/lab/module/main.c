@@ -81,6 +81,8 @@ static const struct {
 	{ "smi", 0, mbectest_verb_smi },
 	{ "smi_handler", 2, mbectest_verb_smi_handler },
 	{ "bridge", 2, mbectest_verb_bridge },
+	{ "suspend", 0, mbectest_verb_suspend },
+	{ "woken", 0, mbectest_verb_woken },
 	{ "pair", 1, mbectest_verb_pair },
 	{ "pair_run", 1, mbectest_verb_pair_run },
 	{ "payload", 1, mbectest_verb_payload },

@@ -81,6 +81,9 @@ int mbectest_verb_smi_handler(const u64 *words, int count, char *text, size_t si
 int mbectest_verb_bridge(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_forget_bsp(const u64 *words, int count, char *text, size_t size);
 
+int mbectest_verb_suspend(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_woken(const u64 *words, int count, char *text, size_t size);
+
 int mbectest_pairs_init(void);
 int mbectest_verb_pair(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_pair_run(const u64 *words, int count, char *text, size_t size);

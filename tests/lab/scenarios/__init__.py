@@ -17,6 +17,7 @@ from . import (
     hostile,
     processors,
     product,
+    q35,
     races,
     seals,
     service,
@@ -29,7 +30,7 @@ from .scenario import Scenario, Setting
 __all__ = ["SCENARIOS", "Scenario", "Setting", "by_setting", "find"]
 
 _HOST = (calls, faults, attacks, seals, processors, hostile, races, smm, settings, costs, trouble)
-_PRODUCT = (service, product, boots)
+_PRODUCT = (service, product, q35, boots)
 SCENARIOS: tuple[Scenario, ...] = tuple(row for table in (*_HOST, *_PRODUCT) for row in table.SCENARIOS)
 
 
