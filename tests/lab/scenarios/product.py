@@ -55,7 +55,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact open "$(agent status) $(guarded sealed)"
         fact check "$(agent check --json) $(blockers)"
         fact lock "$(agent lock --json) $(field state)"
-        fact kept "$(field plan totals keep_pages) pages in $(field plan totals keep_ranges) ranges"
+        fact kept "$(field totals keep_pages) pages in $(field totals keep_ranges) ranges"
         fact frozen "$(field frozen)"
         fact left-open "$(field reasons)"
         fact sealed "$(agent status --json) $(field state) $(field mode) $(guarded sealed)"
@@ -79,6 +79,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "open": "6 0",
             "check": "0 0",
             "lock": "0 sealed",
+            "kept": re.compile("[1-9][0-9]{3} pages in [1-9][0-9]* ranges"),
             "sealed": "0 sealed enforce 1",
             "canaries": re.compile("[1-9][0-9]*"),
             "again": "0 sealed",
