@@ -12,9 +12,9 @@ KVM := $(CACHE)/kvm-modules/7.2/READY $(CACHE)/kvm-modules/6.12/READY
 
 .PHONY: picture schemas demo tour test check lint bench corpus revisions lab lab-full selftests deb rpm clean setup setup-lab
 
-# The real thing: a stock guest locks itself on emulated MBEC hardware, and an attack fails that ran before.
-demo: setup-lab $(KVM)
-	$(BIN)/python -m tools.demo
+# A stock guest locks itself on emulated MBEC hardware, and an attack fails that ran before. NATIVE=1: on this machine's own.
+demo: setup-lab $(if $(NATIVE),,$(KVM))
+	$(BIN)/python -m tools.demo $(if $(NATIVE),--native)
 
 # Nothing emulated: captured guests on the simulated host.
 tour: setup

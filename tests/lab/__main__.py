@@ -11,7 +11,7 @@ from pathlib import Path
 from mbecguard.values.errors import Exit, UserError
 from tests.corpus.cache import cache_dir, say
 
-from . import attacks, verdict
+from . import attacks, native, verdict
 from .layers import GUEST_SUITES, HOST_SERIES, HOST_SUITES, SILENCE, Host, Stack, Userland
 from .run import run
 from .scenarios import SCENARIOS, find
@@ -19,7 +19,8 @@ from .verdict import Judgement, Outcome
 
 DESCRIPTION = """Boot the whole emulated stack and judge what the guest did:
   L0 hardware with MBEC (Bochs), L1 a stock Debian host (KVM, QEMU), L2 a stock Debian guest kernel.
-With --host plain the guest boots under QEMU TCG instead: no MBEC, nobody behind the hypercalls, but in seconds."""
+With --host plain the guest boots under QEMU TCG instead: no MBEC, nobody behind the hypercalls, but in seconds.
+With --native it boots on this machine's own KVM, ours, on a processor with MBEC: the real thing, in seconds."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     go.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="for the whole boot (default 900)")
     go.add_argument("--modules", type=Path, metavar="FOLDER", help="kvm.ko and kvm-intel.ko, if not from the cache")
     go.add_argument("--kvm-options", default="", metavar="WORDS", help="more options of our kvm.ko")
+    go.add_argument(
+        "--native", action="store_true", help="on this machine's KVM, if `mbecguard-host check` finds it ready; as root"
+    )
     silence = f"of the host's clock, after which a guest that says nothing is given up (default {SILENCE})"
     go.add_argument("--silence", type=int, default=SILENCE, metavar="SECONDS", help=silence)
     return parser
@@ -84,8 +88,11 @@ def _run(options: argparse.Namespace) -> int:
         options.silence,
         options.host_kernel,
         options.host_cmdline,
+        options.native,
     )
     scenarios = find(options.names, stack.host, stack.cpus, stack.userland)
+    if stack.native:
+        scenarios = native.possible(scenarios, named=bool(options.names))
     outcome = run(stack, scenarios, options.limit)
     told = verdict.read(outcome.verdict)
     judgements = [verdict.judge(row.name, row.expected_on(stack.host), told) for row in scenarios]

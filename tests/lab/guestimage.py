@@ -12,9 +12,10 @@ from . import installed, product
 from .cpio import file, packed, program
 from .layers import SPARSE_MIB, Stack, Userland
 from .parts import HERE, busybox, module_tree, modules, script
-from .scenarios import Scenario
+from .scenarios import Scenario, Setting
 from .testmodule import products
 
+QEMU = "/usr/bin/qemu-system-x86_64"
 MODULES = (
     *("virtio", "virtio_ring", "virtio_mmio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"),
     *("virtio_blk", "virtio_console"),
@@ -57,6 +58,12 @@ def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
 def cmdline(stack: Stack, more: str = "") -> str:
     """What the guest's kernel is told."""
     return CMDLINE + f" {more}" * bool(more) + f" mem={SPARSE_MIB}M" * stack.sparse
+
+
+def on_kvm(setting: Setting, cpu: str) -> str:
+    """QEMU with machine and processor for a guest of KVM, on L1 or on a machine that is like it."""
+    smm = "on" if setting.smm else "off"
+    return f"{QEMU} {setting.machine.words} -machine smm={smm} -cpu {cpu}"
 
 
 def direct(kernel: str, initrd: str, words: str) -> list[str]:

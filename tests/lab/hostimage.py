@@ -24,7 +24,6 @@ from .scenarios import Scenario, Setting, by_setting
 
 DISK_MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod")
 UNUSED = 86400.0  #: seconds that a CD is kept after it was used last
-QEMU = "/usr/bin/qemu-system-x86_64"
 HUGE_PAGES = "/hugepages"
 RESERVE = f"""echo {{pages}} >/proc/sys/vm/nr_hugepages
 mkdir {HUGE_PAGES} && mount -t hugetlbfs none {HUGE_PAGES}
@@ -111,7 +110,7 @@ def _start_guest(stack: Stack, setting: Setting) -> str:
     stack = replace(stack, memory_mib=setting.memory_mib or stack.memory_mib)
     command = guestimage.qemu_command(
         stack,
-        f"{QEMU} {setting.machine.words} -machine smm={'on' if setting.smm else 'off'} -cpu {_cpu(stack, setting)}",
+        guestimage.on_kvm(setting, _cpu(stack, setting)),
         guestimage.direct("/lab/vmlinuz", "/run/initrd", guestimage.cmdline(stack, setting.cmdline)),
         bus=setting.machine.bus,
         folder="/run",
@@ -133,7 +132,8 @@ def _cpu(stack: Stack, setting: Setting) -> str:
 def _qemu(machines: Iterable[Machine]) -> dict[str, Node]:
     """QEMU, the libraries that the loader would take, and the firmware of the machines."""
     root = machine()
-    paths = {word for word in inside(root, f"ldd {QEMU}").split() if word.startswith("/")} | {QEMU}
+    paths = {word for word in inside(root, f"ldd {guestimage.QEMU}").split() if word.startswith("/")}
+    paths |= {guestimage.QEMU}
     tree = {path.lstrip("/"): program((root / path.lstrip("/")).read_bytes()) for path in sorted(paths)}
     for of in machines:
         tree |= of.flash()

@@ -66,6 +66,7 @@ class Stack:
     silence: int = SILENCE  #: seconds after which a guest that says nothing is given up
     host_kernel: str = HOST_SERIES  #: a key of `HOST_SUITES`
     host_cmdline: str = ""  #: more words for the host's kernel
+    native: bool = False  #: on this machine's own KVM, which is ours
 
     def __post_init__(self) -> None:
         if self.kernel not in GUEST_SUITES:
@@ -81,6 +82,11 @@ class Stack:
         most = BACKED_MIB if self.host is Host.PLAIN else MOST_MIB
         if not LEAST_MIB <= self.mib <= most:
             die(f"a guest with {self.mib} MiB", hint=f"{LEAST_MIB} to {most}")
+        if self.native and (self.host is not Host.OURS or self.kvm_folder or self.kvm_options or self.host_cmdline):
+            die(
+                "--native takes the KVM that is loaded on this machine",
+                hint="leave out --kvm, --modules, --kvm-options",
+            )
         if self.silence < 1:
             die(f"{self.silence} seconds of silence", hint=f"1 or more; the default is {SILENCE}")
 
@@ -101,6 +107,7 @@ class Stack:
 
     def __str__(self) -> str:
         host = self.host.value + f"-{self.host_kernel}" * (self.host_kernel != HOST_SERIES)
+        host = "native" if self.native else host
         return f"{self.kernel}-{host}-{self.cpus}cpu{f'-{self.userland.value}' * self.systemd}"
 
     @property

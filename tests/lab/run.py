@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tests.corpus.cache import cache_dir, require_tools, say
 
-from . import bochs, guestimage, hostimage, plain, svm
+from . import bochs, guestimage, hostimage, native, plain, svm
 from .bochs import Run
 from .layers import Host, Stack
 from .locks import alone
@@ -39,17 +39,20 @@ class Progress:
 def run(stack: Stack, scenarios: list[Scenario], limit: float, progress: Callable[[str], None] | None = None) -> Run:
     """Boot the stack once; `limit` in seconds. `progress` gets the verdict port's text as it grows."""
     require_tools()
+    if stack.native:
+        native.require()
     with alone(f"lab-{stack}", STACK_LIMIT):  # the logs are the stack's, and the verdict is one of them
         return _run(stack, scenarios, limit, progress or Progress())
 
 
 def _run(stack: Stack, scenarios: list[Scenario], limit: float, progress: Callable[[str], None]) -> Run:
     logs = cache_dir() / "lab-logs" / str(stack)
-    if stack.host is Host.PLAIN:
-        say(f"{stack}: booting under TCG, at most {limit:.0f} s")
+    if stack.native or stack.host is Host.PLAIN:
         with alone("lab-build", BUILD_LIMIT):
             initrd, disk = guestimage.initrd(stack, scenarios), guestimage.disk(stack)
-        return plain.boot(stack, scenarios, initrd, disk, logs, limit, progress)
+        say(f"{stack}: booting on this machine, at most {limit:.0f} s")
+        boot = native.boot if stack.native else plain.boot
+        return boot(stack, scenarios, initrd, disk, logs, limit, progress)
     if stack.host is Host.UNENFORCED:
         with alone("lab-build", BUILD_LIMIT):
             image, initrd = hostimage.initrd(stack, scenarios)

@@ -153,3 +153,9 @@ def test_a_guest_that_moves_goes_on_in_the_same_stage(tmp_path: Path) -> None:
     ]
     assert judge("one", {"there": "state"}, told).outcome is Outcome.PASSED
     assert told.finished
+
+
+def test_what_a_guest_asks_to_be_run_knows_the_places(tmp_path: Path) -> None:
+    """Of the pipes and of the agent's own neighbours, on L1 and on a machine that is one."""
+    _, answers = run(tmp_path, [], "ask run 'echo $run; ls $lab/map-digest'; bye")
+    assert answers[0].split() == [str(tmp_path), str(HERE / "host/map-digest")]

@@ -149,7 +149,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         t entry 0 "$pa" $((pa + 4096)) $RW
         t entry 0 $HOLE $((HOLE + 0x200000)) $((RW | IMMUTABLE))
         fact sent "$(send)"
-        fact digest "$([ "$(map_digest)" = "$(host run 'sh /lab/map-digest' | tr -d ' ')" ] && echo equal)"
+        fact digest "$([ "$(map_digest)" = "$(host run 'sh $lab/map-digest' | tr -d ' ')" ] && echo equal)"
         before=$(word 9)
         fact denied "$(t run 3) $(($(word 9) - before))"
         before=$(word 10)
