@@ -265,7 +265,7 @@ static void run_once(int nr)
 	}
 }
 
-static long call_once(int nr, uint64_t a0, uint64_t a1)
+static long answer_to(int nr, uint64_t a0, uint64_t a1)
 {
 	set_state(nr, guest_once - guest, (struct call){ .nr = 14, .a0 = a0, .a1 = a1 });
 	run_once(nr);
@@ -329,7 +329,7 @@ static long seal(uint64_t permissions)
 	list->entries[0].pa = HOLE + 200 * PAGE;
 	list->entries[0].epa = HOLE + 201 * PAGE;
 	list->entries[0].permissions = permissions;
-	return call_once(0, AT_LISTS + LISTS * PAGE, 0);
+	return answer_to(0, AT_LISTS + LISTS * PAGE, 0);
 }
 
 static void make_vm(void)
@@ -376,7 +376,7 @@ static void child(int seconds, bool last)
 		pthread_join(threads[i], NULL);
 	shared->sealed = !seal(9) && seal(7) == -1 && seal(3) == -1 && !seal(9);
 	for (i = 0; i < 8; i++)
-		sprintf(shared->digest + 8 * i, "%08lx", call_once(0, 0, QUERY + 1 + i));
+		sprintf(shared->digest + 8 * i, "%08lx", answer_to(0, 0, QUERY + 1 + i));
 	shared->fd = 0;
 	pause();
 }
