@@ -304,6 +304,28 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
         Userland.SYSTEMD,
     ),
+    alone(
+        "hooks",
+        "with the function tracer frozen no BPF hook is hung on: systemd is executed again where each has its own page",
+        """
+        fact before "$(works systemctl daemon-reexec)"
+        fact told "$(agent check --json --set freeze.ftrace=on >/dev/null; grep -c hooks-alone /run/agent.out)"
+        fact lock "$(agent lock --json --set freeze.ftrace=on) $(field state)"
+        before=$(guarded violations)
+        fact after "$(works systemctl daemon-reexec)"
+        fact unit "$(works systemd-run --wait --pipe -q /bin/true)"
+        fact denied $(($(guarded violations) - before))
+        fact state "$(agent status)"
+        """,
+        {
+            **same("before after unit", "done"),
+            "told": re.compile("[01]"),  # 1 before Linux 6.9
+            "lock": "0 sealed",
+            "denied": "0",
+            "state": "0",
+        },
+        Userland.SYSTEMD,
+    ),
     Scenario(
         "one-way",
         "without the start page no processor comes back: the kernel is told so in time, and the guest goes on",
