@@ -76,6 +76,7 @@ ATTACKS: tuple[Attack, ...] = (
         "smm-unlocked",
     ),
     Attack("RSM", "a pinned bit cleared in what RSM loads", "shut down", "smm-open"),
+    Attack("firmware's SMM", "the same where firmware has locked SMRAM (OVMF)", "kept out", "smm-firmware"),
     Attack(
         "S3 by register",
         "the chip set told to sleep, firmware to wake up in a sealed page",

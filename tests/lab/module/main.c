@@ -80,6 +80,7 @@ static const struct {
 	{ "forget_bsp", 0, mbectest_verb_forget_bsp },
 	{ "smi", 0, mbectest_verb_smi },
 	{ "smi_handler", 2, mbectest_verb_smi_handler },
+	{ "smis", 0, mbectest_verb_smis },
 	{ "bridge", 2, mbectest_verb_bridge },
 	{ "suspend", 0, mbectest_verb_suspend },
 	{ "woken", 0, mbectest_verb_woken },

@@ -78,6 +78,7 @@ int mbectest_verb_start_by_code(const u64 *words, int count, char *text, size_t 
 int mbectest_verb_start_boot_cpu(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_smi(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_smi_handler(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_smis(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_bridge(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_forget_bsp(const u64 *words, int count, char *text, size_t size);
 

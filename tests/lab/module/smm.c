@@ -9,6 +9,7 @@
 #include <linux/mm.h>
 #include <linux/string.h>
 #include <asm/apicdef.h>
+#include <asm/msr-index.h>
 
 #include "mbectest.h"
 
@@ -53,6 +54,15 @@ int mbectest_verb_smi(const u64 *words, int count, char *text, size_t size)
 	local_irq_restore(flags);
 	return scnprintf(text, size, "%s, SMEP %d to %d", READ_ONCE(*(u32 *)__va(RAN)) == 1 ? "ran" : "not",
 			 !!(before & X86_CR4_SMEP), !!(after & X86_CR4_SMEP));
+}
+
+/* No words: how many SMIs this CPU has taken. */
+int mbectest_verb_smis(const u64 *words, int count, char *text, size_t size)
+{
+	u32 low, high;
+
+	asm volatile("rdmsr" : "=a" (low), "=d" (high) : "c" (MSR_SMI_COUNT));
+	return scnprintf(text, size, "%u", low);
 }
 
 /* REGISTER VALUE: a byte of the host bridge's configuration; what it was, and what it is. */

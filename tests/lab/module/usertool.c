@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/io.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -157,6 +158,16 @@ static int attack(const char *how)
 	return 0;
 }
 
+/* A byte to a port, again and again. */
+static int out(unsigned short port, unsigned char value)
+{
+	if (ioperm(port, 1, 1))
+		fail("ioperm");
+	while (!usleep(5000))
+		outb(value, port);
+	return 1;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "run"))
@@ -168,7 +179,10 @@ int main(int argc, char **argv)
 		return call32(strtol(argv[2], NULL, 0), !strcmp(argv[3], "kernel"));
 	if (argc == 3 && !strcmp(argv[1], "attack"))
 		return attack(argv[2]);
-	fputs("usertool run CANARY | attack VERB | hypercall NR A0 A1 | hypercall32 NR WHO\n",
+	if (argc == 4 && !strcmp(argv[1], "out"))
+		return out(strtol(argv[2], NULL, 0), strtol(argv[3], NULL, 0));
+	fputs("usertool run CANARY | attack VERB | hypercall NR A0 A1 | hypercall32 NR WHO |"
+	      " out PORT VALUE\n",
 	      stderr);
 	return 2;
 }

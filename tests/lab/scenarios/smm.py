@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from ..machines import BIOS
+import re
+
+from ..machines import BIOS, SECURE
 from .scenario import DENIED, EOPNOTSUPP, Scenario, Setting
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -57,6 +59,40 @@ SCENARIOS: tuple[Scenario, ...] = (
             "clean": "0 written ran, SMEP 1 to 0 ran",
         },
         setting=Setting(smm=True),
+        slow=True,
+    ),
+    Scenario(
+        "smm-firmware",
+        "firmware with locked SMRAM takes SMIs on all CPUs, sealed or not, and no request is refused because of one",
+        """
+        fact open $(($(query) >> 48))
+        fact locked "$(t bridge $SMRAMC $((D_OPEN | SMRAM)))"
+        fact handler "$(t smi_handler $SMBASE 0) $(everywhere smi)"
+        # SMIs of the chip set, which all processors take; firmware knows no such command, and comes back at once.
+        taskset -c 0 usertool out $APM 255 &
+        fact before "$(on 1 churn 2000 "$(t canary 2)" $RW)"
+        fact seal "$(protect "$(t canary 4)" $((RW | IMMUTABLE))) $(everywhere run 4)"
+        fact after "$(on 1 churn 2000 "$(t canary 2)" $RW)"
+        fact taken "$([ "$(on 0 smis)" -ge 20 ] && [ "$(on 1 smis)" -ge 20 ] && echo yes) $(on 0 smis) $(on 1 smis)"
+        kill $!
+        fact again "$(t smi_handler $SMBASE 0) $(everywhere smi)"
+        fact smep "$(everywhere clear_cr 4 $SMEP)"
+        fact alive "$(everywhere run 5) $(($(query) >> 48)) $(guarded refused)"
+        """,
+        {
+            "open": "0",
+            "locked": "0x1a 0x1a",
+            "handler": "kept out not, SMEP 1 to 1",
+            "before": "0",
+            "seal": f"0 {DENIED}",
+            "after": "0",
+            "taken": re.compile("yes .*"),
+            "again": "kept out not, SMEP 1 to 1",
+            "smep": "trap 13",
+            "alive": "ran 0 2",
+        },
+        cpus=2,
+        setting=Setting(smm=True, machine=SECURE),
         slow=True,
     ),
     Scenario(
