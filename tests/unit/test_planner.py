@@ -21,7 +21,7 @@ from mbecguard.guest.survey import KernelFacts, ModuleFacts, Survey
 from mbecguard.image.kernel import KernelImage
 from mbecguard.image.module import ModuleImage
 from mbecguard.image.sections import Section, SectionKind
-from mbecguard.plan.planner import Plan, build_plan, plan_from_json
+from mbecguard.plan.planner import Plan, attribute, build_plan, plan_from_json
 from mbecguard.plan.policy import DROPPABLE, FREE_SPACE, CodeKind, Policy
 from mbecguard.values.codec import digest
 from mbecguard.values.errors import UserError
@@ -437,3 +437,5 @@ def test_hooks_that_have_a_page_each_are_told(places: tuple[int, ...], told: int
     hooks = tuple(Symbol(MODULES + at, f"bpf_trampoline_{at}", "bpf") for at in places)
     plan = build_plan(replace(FULL, symbols=(*FULL.symbols, *hooks)), Policy())
     assert [f.facts["count"] for f in plan.findings if f.id == "hooks-alone"] == [told] * bool(told)
+    frozen = attribute(replace(FULL, symbols=hooks), Policy(), lambda _va: "", {"freeze.ftrace"}).plan
+    assert "hooks-alone" not in ids(frozen)

@@ -203,7 +203,8 @@ CATALOGUE: dict[str, Template] = {
         _W,
         "BPF hooks on kernel functions ({count}), such as systemd's RestrictFileSystems=, have a page each on this "
         "kernel: a new one crashes the locked guest, as when an upgrade has systemd executed again",
-        "upgrade systemd and libc in a boot with mbecguard=off; or boot with an `lsm=` without bpf: then nothing hooks",
+        "boot with an `lsm=` without bpf, or upgrade systemd and libc in a boot with mbecguard=off; freeze.ftrace = "
+        '"on" prevents it as well, and takes such hooks away',
     ),
     "bpf-reserved": Template(
         _I,

@@ -156,7 +156,7 @@ def attribute(survey: Survey, policy: Policy, nearest: Nearest, frozen: Collecti
     findings = (
         *contradictions(survey),
         *_promises(claims, ground.runs),
-        *_notes(survey),
+        *_notes(survey, frozen),
         *_unknown_efi(survey, policy),
     )
     return Attribution(policy, *engine.plans(findings), tuple(engine.unexplained))
@@ -181,13 +181,14 @@ def _promises(claims: Iterable[Claim], runs: PageSet) -> Iterator[Finding]:
             )
 
 
-def _notes(survey: Survey) -> Iterator[Finding]:
+def _notes(survey: Survey, frozen: Collection[str]) -> Iterator[Finding]:
     for m in survey.mappings:
         if m.user:
             yield finding("user-mapping", pages=len(m.virtual), va=m.va)
     if survey.kernel.max_pfn == ADDRESS_SPACE_PAGES:
         yield finding("physical-space")
-    if hooks := [s for s in survey.symbols if s.name.startswith(TRAMPOLINE) and not s.va % PAGE_SIZE]:
+    hooks = [s for s in survey.symbols if s.name.startswith(TRAMPOLINE) and not s.va % PAGE_SIZE]
+    if hooks and "freeze.ftrace" not in frozen:  # without ftrace nothing is hung on
         yield finding("hooks-alone", count=len(hooks))
 
 

@@ -58,7 +58,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "hooks-alone": (
         "BPF hooks on kernel functions ({count}) have a page each on this kernel: a new one crashes this guest, as "
         "when systemd is executed again",
-        "upgrade systemd and libc in a boot with mbecguard=off; or boot with an `lsm=` without bpf: then nothing hooks",
+        "boot with an `lsm=` without bpf, or upgrade systemd and libc in a boot with mbecguard=off; freeze.ftrace = "
+        '"on" prevents it as well, and takes such hooks away',
     ),
     "history-damaged": (
         "the history of locks is damaged: {what}",
