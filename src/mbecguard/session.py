@@ -28,7 +28,7 @@ from mbecguard.lock.transaction import Transaction
 from mbecguard.plan.explain import Explanation, Ground, explain
 from mbecguard.plan.findings import Check, check, finding
 from mbecguard.plan.planner import attribute
-from mbecguard.plan.policy import CodeKind, Policy, from_settings
+from mbecguard.plan.policy import Policy, from_settings
 from mbecguard.records.boots import BootFile
 from mbecguard.records.drift import Audit, Look, audit
 from mbecguard.records.history import Bounds
@@ -196,7 +196,7 @@ class Session:
         try:
             seen = self.look()
             findings += [*seen.plan.findings, *freeze_findings(seen.decisions, self.knobs)]
-            goes_on = seen.policy.keeps(CodeKind.BPF) and compiles(seen.decisions, self.knobs)
+            goes_on = compiles(seen.policy, seen.decisions, self.knobs)
             if self.settings.text("lock.mode") != "audit":
                 findings += room_findings(goes_on, self.settings.number("lock.bpf_packs"), self.room)
         except UserError as error:

@@ -17,6 +17,7 @@ from mbecguard.guest.sysctlfiles import Assignment
 from mbecguard.guest.tree import Tree
 from mbecguard.guest.uses import Uses
 from mbecguard.plan.findings import finding
+from mbecguard.plan.policy import CodeKind, Policy
 from mbecguard.records.reasons import Reason, reason
 from mbecguard.settings.declared import BY_KEY
 from mbecguard.settings.load import Settings
@@ -208,8 +209,10 @@ def undone(knobs: Knobs, at_seal: Collection[str]) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-def compiles(decisions: Iterable[Decision], knobs: Knobs) -> bool:
-    """Whether BPF programs go on being compiled, by these decisions."""
+def compiles(policy: Policy, decisions: Iterable[Decision], knobs: Knobs) -> bool:
+    """Whether BPF programs go on being compiled and run, by this policy and these decisions."""
+    if not policy.keeps(CodeKind.BPF):
+        return False
     left = (d.switch for d in decisions if d.switch.setting == "freeze.bpf_jit" and not d.on)
     return any(knobs.get(switch.knob) not in (None, switch.value) for switch in left)
 

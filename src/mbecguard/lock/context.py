@@ -14,7 +14,7 @@ from mbecguard.lock.room import NoRoom, Room
 from mbecguard.lock.stop import Stop
 from mbecguard.lock.undo import UndoStack
 from mbecguard.plan.planner import Plan
-from mbecguard.plan.policy import CodeKind, Policy
+from mbecguard.plan.policy import Policy
 from mbecguard.records.identity import Identity
 from mbecguard.records.record import SEALED_STEPS, Journal, Step
 from mbecguard.records.store import Store
@@ -88,7 +88,7 @@ class Context:
     @property
     def compiles(self) -> bool:
         """Whether new BPF programs are compiled after the seal, by the newest survey."""
-        return self.planned_by.keeps(CodeKind.BPF) and compiles(self.decisions, self.knobs)
+        return compiles(self.planned_by, self.decisions, self.knobs)
 
     def take(self, seen: Seen) -> None:
         """Go by what the newest look came to."""
