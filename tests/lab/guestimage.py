@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.corpus.roots import root_image
 
 from . import installed, product
-from .cpio import file, packed, program
+from .cpio import Node, file, packed, program
 from .layers import SPARSE_MIB, Stack, Userland
 from .parts import HERE, busybox, module_tree, modules, script
 from .scenarios import Scenario, Setting
@@ -33,6 +33,11 @@ def disk(stack: Stack) -> Path | None:
     return root_image(stack.guest()) / "root.img" if stack.systemd else None
 
 
+def helpers(folder: Path = HERE / "helpers") -> dict[str, Node]:
+    """Programs of scenarios; what Python leaves beside them (__pycache__) is none."""
+    return {f"lab/helpers/{path.name}": program(path.read_bytes()) for path in sorted(folder.glob("*.py"))}
+
+
 def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
     """busybox, the test module, the scenarios; for a systemd guest they move to its root."""
     tools = products(stack)
@@ -47,7 +52,7 @@ def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> bytes:
     }
     if stack.systemd:
         tree["lab/lab.service"] = file((HERE / "guest/lab.service").read_bytes())
-        tree |= {f"lab/helpers/{path.name}": program(path.read_bytes()) for path in (HERE / "helpers").iterdir()}
+        tree |= helpers()
     if stack.userland is Userland.SYSTEMD:
         tree |= product.tree(stack)
     elif stack.userland is Userland.INSTALLED:

@@ -12,7 +12,7 @@ import pytest
 
 from mbecguard.host import wire
 from mbecguard.values.errors import UserError
-from tests.lab.guestimage import cmdline, direct, qemu_command
+from tests.lab.guestimage import cmdline, direct, helpers, qemu_command
 from tests.lab.hostimage import guests
 from tests.lab.layers import Host, Kvm, Stack, Userland
 from tests.lab.machines import BIOS, MICROVM, SECURE
@@ -198,3 +198,12 @@ def test_qemu_command(cpus: int) -> None:
     assert "pipe,id=lab,path=/f/guest" in command
     assert command[command.index("-m") + 1] == str(stack.mib)
     assert "-no-reboot" not in command
+
+
+def test_what_python_leaves_beside_helpers_is_no_helper(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "helper.py").write_bytes(b"pass")
+    assert helpers(tmp_path).keys() == {"lab/helpers/helper.py"}
+    named = {name for row in SCENARIOS for name in re.findall(r"/(lab/helpers/[\w.]+)", row.text)}
+    assert named
+    assert named <= helpers().keys()
