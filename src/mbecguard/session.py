@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mbecguard.guest.captured import captured_guest
 from mbecguard.guest.live import live_guest
+from mbecguard.guest.mounts import volatile
 from mbecguard.guest.procfs import Kallsyms, parse_max_pfn
 from mbecguard.guest.source import Guest
 from mbecguard.guest.survey import Survey, survey
@@ -179,6 +180,11 @@ class Session:
         """Whether a lock changes the guest."""
         return self.guest.live and self.settings.text("lock.host") != "simulator"
 
+    @property
+    def volatile(self) -> str:
+        """Why the state folder would forget the count of boots; empty if it keeps it, or nothing is to be protected."""
+        return volatile(self.guest.tree, self.places.state) if self._real else ""
+
     def check(self) -> Check:
         """What would stop a lock here: everything about the guest and the host that can be told at once."""
         return check(self._findings())
@@ -193,6 +199,8 @@ class Session:
         if self._switched_off:
             origin, advice = self._switched_off
             findings.append(finding("switched-off", problem=origin, advice=advice))
+        if self.volatile:
+            findings.append(finding("state-volatile", problem=self.volatile))
         try:
             seen = self.look()
             findings += [*seen.plan.findings, *freeze_findings(seen.decisions, self.knobs)]

@@ -21,7 +21,8 @@ from mbecguard.records.boots import Attempt
 from mbecguard.records.reasons import reason
 from mbecguard.records.record import State
 from mbecguard.records.store import Store
-from mbecguard.service.boot import Facts, Service, objection
+from mbecguard.service.boot import Service
+from mbecguard.service.decision import EXCUSES, Facts, objection
 from mbecguard.settings.load import Problem
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.events import Event
@@ -48,6 +49,15 @@ FACTS = Facts("enforce", "default", container=False, boot_id="this", attempt=Non
         (replace(FACTS, container=True), "container"),
         (replace(FACTS, boot_id=""), "no id"),
         (replace(FACTS, unlisted=True), "does not say what this guest needs before an early lock"),
+        (replace(FACTS, volatile="/x is on tmpfs"), "no place for the count of boots: /x is on tmpfs"),
+        (replace(FACTS, attempt=replace(ATTEMPT, left="2026")), None),
+        (replace(FACTS, attempt=replace(ATTEMPT, left="2026", excused=EXCUSES)), "nor were the 3 before it"),
+        (replace(FACTS, attempt=replace(ATTEMPT, machine_id="a"), machine_id="b"), None),
+        (replace(FACTS, attempt=replace(ATTEMPT, machine_id="a"), machine_id="a"), "never confirmed"),
+        (replace(FACTS, attempt=ATTEMPT, machine_id="a", vm_uuid="u"), "never confirmed"),
+        (replace(FACTS, attempt=replace(ATTEMPT, machine_id="a", vm_uuid="U")), "never confirmed"),
+        (replace(FACTS, attempt=replace(ATTEMPT, machine_id="a", vm_uuid="u"), machine_id="a", vm_uuid="v"), None),
+        (replace(FACTS, attempt=replace(ATTEMPT, vm_uuid="U"), vm_uuid="u"), "never confirmed"),
     ],
 )
 def test_the_decision(facts: Facts, reason: str | None) -> None:

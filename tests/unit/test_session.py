@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,14 @@ def test_only_root_looks_at_the_running_guest(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match="only root") as caught:
         require_root()
     assert "run as root" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "told"), [("tmpfs", "shim", True), ("ext4", "shim", False), ("tmpfs", "simulator", False)]
+)
+def test_check_tells_of_a_state_folder_in_memory(tmp_path: Path, kind: str, host: str, told: bool) -> None:
+    found = session(tmp_path, host, SCATTERED.write(tmp_path / "guest"))
+    (tmp_path / "guest/proc/self").mkdir()
+    (tmp_path / "guest/proc/self/mountinfo").write_text(f"22 1 0:30 / / rw - {kind} /dev/root rw\n")
+    found.__dict__["guest"] = replace(found.guest, live=True)
+    assert ("state-volatile" in {one.id for one in found.check().findings}) is told

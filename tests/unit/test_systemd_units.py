@@ -49,7 +49,7 @@ def test_each_command_is_one_of_the_agent(unit: Path) -> None:
     for key, words in directives(unit.name).items():
         if key.startswith("Exec"):
             program, *arguments = words
-            if program == "/usr/bin/mbecguard":
+            if program.lstrip("-") == "/usr/bin/mbecguard":
                 assert callable(parser().parse_args(arguments).run)
             else:
                 assert program.lstrip("-") in ("/usr/bin/test", "/bin/sh", "udevadm")
@@ -80,6 +80,7 @@ def test_a_lock_is_made_so_that_it_can_work(name: str) -> None:
     assert found["Type"] == ["oneshot"]
     assert found["RemainAfterExit"] == ["yes"]
     assert found["StateDirectory"] == ["mbecguard"]
+    assert found["ExecStop"] == ["-/usr/bin/mbecguard", "boot", "--leave"]
     assert found["Wants"].count("mbecguard-confirm.service") == 1
     assert {"boot-complete.target", "mbecguard-confirm.service"} <= set(found["Before"])
 

@@ -59,6 +59,10 @@ def boot(options: argparse.Namespace, session: Session) -> Exit:
         confirmed = service.confirm()
         out.show_done(session.boot_file.read(), [] if confirmed else [nothing])
         return Exit.OK
+    if options.leave:
+        noted = service.leave()
+        out.show_done(session.boot_file.read(), ["noted: shut down in order"] if noted else [])
+        return Exit.OK
     service.lock()
     found = service.session.status()
     out.show_done(found, Text.of(out).status(found))

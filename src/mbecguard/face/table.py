@@ -59,6 +59,7 @@ def _lock(parser: Parser) -> None:
 def _boot(parser: Parser) -> None:
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--confirm", action="store_true", help="note that this boot is good: the next one may lock")
+    when.add_argument("--leave", action="store_true", help="note that this boot is shut down in order, at shutdown")
     when.add_argument("--early", action="store_true", help="lock only if `learn write` has listed what to load before")
 
 

@@ -244,6 +244,11 @@ CATALOGUE: dict[str, Template] = {
         "code that is made then faults",
         "set {knob} = {frozen} there, or remove the line",
     ),
+    "state-volatile": Template(
+        _W,
+        "the service will not lock: {problem}, and a lock that kills this guest would be repeated at every boot",
+        "give the state folder a disk; `mbecguard lock` by hand counts no boots",
+    ),
     "physical-space": Template(
         _I,
         "the whole architectural space of 52 physical address bits is denied",

@@ -34,11 +34,20 @@ class Attempt:
     mode: str
     confirmed: str | None = None  #: when that boot was found good
     ended: bool = False  #: the guest was left as it was: says nothing against the next boot
+    left: str | None = None  #: when that boot was shut down in order, and nothing of it had failed
+    machine_id: str | None = None
+    vm_uuid: str | None = None
+    excused: int = 0  #: attempts in a row before this one that nobody confirmed, and that were excused
 
     @property
     def counts(self) -> bool:
-        """Whether nobody knows how that boot ended."""
+        """Whether nobody has said that that boot was good, or left alone."""
         return not self.confirmed and not self.ended
+
+    def of_another(self, machine_id: str | None, vm_uuid: str | None) -> bool:
+        """Whether another machine than this made it: a clone has it from there. What is unknown tells nothing."""
+        pairs = ((self.machine_id, machine_id), (self.vm_uuid, vm_uuid))
+        return any(noted and here and noted.lower() != here.lower() for noted, here in pairs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from mbecguard.learn.files import MODULES, listed_for
 from mbecguard.lock.ending import NOT_LOCKED
 from mbecguard.lock.stop import Stop, StoppedError
 from mbecguard.records.boots import REASON_LIMIT, Attempt, BootFile, Boots, Omission
+from mbecguard.records.identity import identify
 from mbecguard.records.record import State
 from mbecguard.records.status import Status
+from mbecguard.service.decision import Facts, excuse, objection
 from mbecguard.session import Session
-from mbecguard.settings.load import OFF
 from mbecguard.values.clock import now
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.events import Event, Tell
@@ -34,50 +35,8 @@ from mbecguard.values.events import Event, Tell
 CONTAINER = Path("/run/systemd/container")  #: written by the systemd of a container
 SHIM = "mbecguard_shim"
 HEALTH_SECONDS = 120.0
+SYSTEMD_SECONDS = 10.0
 STDERR = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What decides whether the service locks at this boot."""
-
-    mode: str  #: lock.mode, in which the kernel command line has the last word
-    origin: str  #: who set it
-    container: bool
-    boot_id: str
-    attempt: Attempt | None  #: the newest
-    unlisted: bool = False  #: the lock is an early one, and nothing says what to load before it
-
-
-@dataclass(frozen=True, slots=True)
-class Objection:
-    """Why the service must not lock, and what to do about it."""
-
-    reason: str
-    hint: str
-
-
-def objection(facts: Facts) -> Objection | None:
-    """None if the service may lock at this boot."""
-    if facts.mode == OFF:
-        return Objection(f"it is switched off (lock.mode, by {facts.origin})", "this is the way out that was asked for")
-    if facts.container:
-        return Objection("this is a container", "the lock is for its virtual machine")
-    if not facts.boot_id:
-        return Objection("this boot has no id, so it cannot be told from the next", "mount procfs at /proc")
-    if facts.unlisted:
-        return Objection(
-            f"/{MODULES} does not say what this guest needs before an early lock",
-            "`mbecguard learn write --profile early` makes it, of the boots that `mbecguard-learn.service` watched",
-        )
-    last = facts.attempt
-    if last and last.counts and last.boot_id != facts.boot_id:
-        return Objection(
-            f"boot {last.boot_id} was locked at {last.time} (kernel {last.kernel}) and never confirmed; "
-            "no boot locks before `mbecguard rearm`",
-            f"see `journalctl --boot={last.boot_id.replace('-', '')}` for what happened",
-        )
-    return None
 
 
 def _lacks_a_switch(sealed: Status) -> bool:
@@ -97,6 +56,29 @@ def _try(command: list[str]) -> None:
         subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
 
 
+def orderly() -> bool:
+    """Whether systemd shuts this machine down, and no unit had failed when it began to.
+
+    A failed unit may be what the lock broke, and the reason for the reboot (FailureAction=, greenboot). What fails
+    later was told to end while it was starting.
+    """
+    try:
+        if _shown("SystemState") != ["stopping"]:
+            return False
+        # No process belongs to it, and nothing is ordered after it: it ends at once.
+        began = max(map(int, _shown("ActiveExitTimestampMonotonic", "timers.target")), default=0)
+        failures = map(int, _shown("InactiveEnterTimestampMonotonic", "--state=failed", "*"))
+        return began > 0 and all(time >= began for time in failures)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return False
+
+
+def _shown(what: str, *units: str) -> list[str]:
+    """A property of systemd's, or of each of these units."""
+    command = ["systemctl", "show", "--value", f"--property={what}", *units]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=SYSTEMD_SECONDS).stdout.split()
+
+
 @dataclass(slots=True)
 class Service:
     """The commands of the service, for one guest at one boot."""
@@ -104,6 +86,7 @@ class Service:
     session: Session
     tell: Tell
     prepare: Callable[[int], None] = prepare
+    orderly: Callable[[], bool] = orderly
     early: bool = False  #: before ordinary services: only if a list says what they will need
     _stop: Stop = field(default_factory=Stop, init=False)
 
@@ -111,6 +94,7 @@ class Service:
         """Lock this boot, or complete its lock. Dies with the reason if that is not to be, or fails."""
         with self._stop, self._file.exclusive():
             sealed = self._sealed()
+            self._goes_on()
             if not sealed:
                 self._attempt()
             elif sealed.state is not State.SEALED or sealed.interrupted or _lacks_a_switch(sealed):
@@ -126,6 +110,17 @@ class Service:
             self._check_health()
             self._file.write(replace(boots, attempt=replace(attempt, confirmed=now())))
         self._say(Event.BOOT_CONFIRMED)
+        return True
+
+    def leave(self) -> bool:
+        """Note that this boot is shut down in order, if it is, and nobody has confirmed it."""
+        with self._file.exclusive():
+            boots = self._file.read()
+            attempt = boots.attempt
+            ours = attempt and attempt.counts and attempt.boot_id == self.session.guest.boot_id
+            if not attempt or not ours or not self.orderly():
+                return False
+            self._file.write(replace(boots, attempt=replace(attempt, left=now())))
         return True
 
     def rearm(self) -> None:
@@ -150,6 +145,14 @@ class Service:
                 return status
         return None
 
+    def _goes_on(self) -> None:
+        """After a soft reboot the boot that was left is this one."""
+        with suppress(UserError):  # whoever needs the file says so
+            boots = self._file.read()
+            attempt = boots.attempt
+            if attempt and attempt.left and attempt.boot_id == self.session.guest.boot_id:
+                self._file.write(replace(boots, attempt=replace(attempt, left=None)))
+
     def _attempt(self) -> None:
         try:
             attempt = self._note()
@@ -172,20 +175,39 @@ class Service:
 
     def _note(self) -> Attempt:
         guest, settings = self.session.guest, self.session.settings
-        facts = Facts(
+        facts = self._facts()
+        if no := objection(facts):
+            die(f"{NOT_LOCKED}{no.reason}", no.hint, Exit.REFUSED)
+        settings.clean()
+        excused, last = excuse(facts), facts.attempt
+        if excused and last:
+            self._say(Event.BOOT_EXCUSED, boot=last.boot_id, excuse=excused)
+        attempt = Attempt(
+            guest.boot_id,
+            now(),
+            guest.release,
+            facts.mode,
+            machine_id=facts.machine_id,
+            vm_uuid=facts.vm_uuid,
+            excused=last.excused + 1 if excused and last else 0,
+        )
+        self._file.write(Boots(attempt))
+        return attempt
+
+    def _facts(self) -> Facts:
+        guest, settings = self.session.guest, self.session.settings
+        machine = identify(guest)
+        return Facts(
             mode=settings.text("lock.mode"),
             origin=settings.origin("lock.mode"),
             container=guest.live and present(CONTAINER.exists),
             boot_id=guest.boot_id,
             attempt=self._file.read().attempt,
             unlisted=self.early and not listed_for("early", guest.tree.text(MODULES) or ""),
+            volatile=self.session.volatile,
+            machine_id=machine.machine_id,
+            vm_uuid=machine.vm_uuid,
         )
-        if no := objection(facts):
-            die(f"{NOT_LOCKED}{no.reason}", no.hint, Exit.REFUSED)
-        settings.clean()
-        attempt = Attempt(guest.boot_id, now(), guest.release, facts.mode)
-        self._file.write(Boots(attempt))
-        return attempt
 
     def _prepare(self) -> None:
         if self.session.guest.live:

@@ -71,6 +71,12 @@ class Event(Enum):
     )
     SWITCH_UNDONE = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a15", syslog.LOG_WARNING, "sealed, but {reason}")
 
+    BOOT_EXCUSED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a16",
+        syslog.LOG_NOTICE,
+        "boot {boot} was locked and never confirmed, but {excuse}: this one may lock",
+    )
+
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 

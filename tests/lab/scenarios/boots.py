@@ -225,6 +225,60 @@ COUNTING = Scenario(
     userland=Userland.INSTALLED,
 )
 
+LEFT = Scenario(
+    "left",
+    "an orderly reboot before the confirmation is no broken boot, unless a unit had failed; a crash always is",
+    f"""
+    lock_is() {{
+        soon "^$1" systemctl is-active mbecguard-lock.service
+    }}
+    [ $stage != 1 ] || {{ {SIMULATED} enlist; }}
+    """
+    + staged(
+        """
+        # It never ends, so no boot is confirmed; and it fails, as it is told to stop while it starts.
+        health_check endless 'ExecStart=sleep infinity' TimeoutStartSec=infinity
+        """,
+        """
+        fact first "$(lock_is active) $(confirmed)"
+        """,
+        """
+        fact second "$(lock_is active) $(announced BOOT_EXCUSED) $(confirmed)"
+        works systemctl restart mbecguard-lock.service
+        fact stopped "$(grep -c '"left":"2' /var/lib/mbecguard/boot.json)"
+        systemd-run -q --wait --unit=broken false || true
+        """,
+        """
+        fact failed "$(lock_is failed)"
+        fact reason "$(agent status --json) $(field reasons)"
+        fact rearm "$(agent rearm)"
+        """,
+        """
+        fact rearmed "$(lock_is active) $(confirmed)"
+        host resetting >/dev/null
+        sync
+        echo b >/proc/sysrq-trigger
+        sleep 300
+        """,
+        """
+        fact crashed "$(lock_is failed)"
+        """,
+    ),
+    {
+        "first": "yes no",
+        "second": "yes 1 no",
+        "stopped": "0",
+        "failed": "yes",
+        "reason": re.compile("6 .*never confirmed.*rearm.*"),
+        "rearm": "0",
+        "rearmed": "yes no",
+        "crashed": "yes",
+    },
+    hosts=frozenset({Host.PLAIN}),
+    userland=Userland.INSTALLED,
+    slow=True,
+)
+
 ASSESSED = Scenario(
     "assessed",
     "systemd-boot counts: an entry is good only after a lock; one that the lock broke comes up open next, and is good",
@@ -277,4 +331,4 @@ ASSESSED = Scenario(
     setting=Setting(own_guest="assessed", counts_boots=True),
 )
 
-SCENARIOS: tuple[Scenario, ...] = (REBOOTS, EARLY, LEARNED, BROKEN, WRONG_PLAN, COUNTING, ASSESSED)
+SCENARIOS: tuple[Scenario, ...] = (REBOOTS, EARLY, LEARNED, BROKEN, WRONG_PLAN, COUNTING, LEFT, ASSESSED)
