@@ -85,9 +85,11 @@ LAB := $(BIN)/python -m tests.lab run --limit 3000
 lab-full: setup-lab $(KVM)
 	$(LAB) --cpus 2 start-smep start-boot-cpu churn resets init without-ept smm-open late-vmxe moved old-mmu hugetlb
 	$(LAB) --cpus 2 crowd crowd-reset tempest --host-cmdline "slub_debug=FZPU page_poison=1 preempt=full"
-	$(LAB) smm-unlocked s3-register
+	$(LAB) smm-unlocked smm-enter s3-register eptad-off
+	$(LAB) --host-debug --cpus 2
 	$(LAB) --cpus 2 smm-firmware
 	$(LAB) --guest systemd q35
+	$(LAB) --host-kernel 6.12 without-eptad
 	$(LAB) --host-kernel 6.12 --cpus 2 seal start-page start-smep start-boot-cpu smi smm-open late-vmxe churn moved old-mmu hugetlb
 	$(LAB) --kernel 7.2 --cpus 2 start-page start-smep start-boot-cpu smi
 	$(LAB) --guest systemd --cpus 2 killed rights does-nothing retries loops false-denials idle

@@ -43,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     go.add_argument(
         "--host-kernel", choices=HOST_SUITES, default=HOST_SERIES, help=f"of the host (default {HOST_SERIES})"
     )
+    go.add_argument(
+        "--host-debug", action="store_true", help="build the host's kernel with KASAN and lockdep (long, once)"
+    )
     go.add_argument("--host-cmdline", default="", metavar="WORDS", help="more for the host's kernel")
     go.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="for the whole boot (default 900)")
     go.add_argument("--modules", type=Path, metavar="FOLDER", help="kvm.ko and kvm-intel.ko, if not from the cache")
@@ -89,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
         options.host_kernel,
         options.host_cmdline,
         options.native,
+        options.host_debug,
     )
     scenarios = find(options.names, stack.host, stack.cpus, stack.userland)
     if stack.native:

@@ -68,7 +68,7 @@ def _tree(stack: Stack, of: Kernel, scenarios: list[Scenario]) -> dict[str, Node
     of_kvm = shipped | {name: stripped(path) for name, path in own.files.items()}
     of_kvm |= {f"stock/{name}": data for name, data in shipped.items() if any(row.setting.stock for row in scenarios)}
     if any(row.setting.liar for row in scenarios):
-        of_kvm |= {f"liar/{name}": data for name, data in liar.modules(stack.host_kernel).items()}
+        of_kvm |= {f"liar/{name}": data for name, data in liar.modules(stack).items()}
     return {
         **busybox(),
         **_qemu({row.setting.machine for row in scenarios}),

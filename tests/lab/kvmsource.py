@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.corpus.cache import built, cache_dir, digest, run, say
 
+from . import debugkernel
 from .parts import HERE
 
 KVM_HOST = HERE.parents[1] / "kvm-host"
@@ -27,15 +28,22 @@ def patched(patch: Path, into: Path) -> None:
     run(["sh", "-ec", 'patch -s -p0 -F0 -d "$1" <"$2"', "sh", into, patch])
 
 
-def modules(patch: Path, series: str) -> Path:
-    """Folder with the modules of a patched KVM for the stock kernel of a series."""
-    key = digest(series, *content(patch))
-    return built(cache_dir() / f"lab-{patch.stem}-{key}", lambda scratch: _build(patch, series, scratch))
+def modules(patch: Path | None, series: str, debug_suite: str = "") -> Path:
+    """Folder with the modules of a patched KVM, for the stock kernel of a series or, by its suite, the debug kernel."""
+    key = digest(series, debug_suite, *content(*([patch] if patch else [])))
+    name = "-".join(("lab", *(["debug"] if debug_suite else []), patch.stem if patch else "kvm", key))
+    return built(cache_dir() / name, lambda scratch: _build(patch, series, debug_suite, scratch))
 
 
-def _build(patch: Path, series: str, into: Path) -> None:
-    say(f"KVM for {series} with {patch.name}")
+def _build(patch: Path | None, series: str, debug_suite: str, into: Path) -> None:
+    say(f"KVM for {series}{' with debug.config' * bool(debug_suite)}{f' with {patch.name}' if patch else ''}")
     source = into / "kvm-host"
-    patched(patch, source)
-    run([source / "build-in-root.sh", series, "2", into], limit=BUILD_LIMIT)
+    if patch:
+        patched(patch, source)
+    else:
+        shutil.copytree(KVM_HOST, source)
+    if debug_suite:
+        debugkernel.modules(debug_suite, series, source, into)
+    else:
+        run([source / "build-in-root.sh", series, "2", into], limit=BUILD_LIMIT)
     shutil.rmtree(source)

@@ -13,7 +13,7 @@ from mbecguard.values.errors import die
 from tests.corpus.archive import Kernel, kernel
 from tests.corpus.cache import cache_dir
 
-from . import kvmsource
+from . import debugkernel, kvmsource
 from .parts import HERE
 
 #: Guest kernel series -> the Debian suite that ships it as its stock kernel.
@@ -67,6 +67,7 @@ class Stack:
     host_kernel: str = HOST_SERIES  #: a key of `HOST_SUITES`
     host_cmdline: str = ""  #: more words for the host's kernel
     native: bool = False  #: on this machine's own KVM, which is ours
+    debug: bool = False  #: the host's kernel is built by `debug.config`
 
     def __post_init__(self) -> None:
         if self.kernel not in GUEST_SUITES:
@@ -82,7 +83,9 @@ class Stack:
         most = BACKED_MIB if self.host is Host.PLAIN else MOST_MIB
         if not LEAST_MIB <= self.mib <= most:
             die(f"a guest with {self.mib} MiB", hint=f"{LEAST_MIB} to {most}")
-        if self.native and (self.host is not Host.OURS or self.kvm_folder or self.kvm_options or self.host_cmdline):
+        if self.native and (
+            self.host is not Host.OURS or self.kvm_folder or self.kvm_options or self.host_cmdline or self.debug
+        ):
             die(
                 "--native takes the KVM that is loaded on this machine",
                 hint="leave out --kvm, --modules, --kvm-options",
@@ -107,7 +110,7 @@ class Stack:
 
     def __str__(self) -> str:
         host = self.host.value + f"-{self.host_kernel}" * (self.host_kernel != HOST_SERIES)
-        host = "native" if self.native else host
+        host = "native" if self.native else host + "-debug" * self.debug
         return f"{self.kernel}-{host}-{self.cpus}cpu{f'-{self.userland.value}' * self.systemd}"
 
     @property
@@ -120,8 +123,15 @@ class Stack:
         return kernel(GUEST_SUITES[self.kernel])
 
     def host_package(self) -> Kernel:
-        """The host's stock kernel package."""
+        """The host's stock kernel package, or the one with all checks."""
+        if self.debug:
+            return debugkernel.kernel(self.debug_suite, self.host_kernel)
         return kernel(HOST_SUITES[self.host_kernel])
+
+    @property
+    def debug_suite(self) -> str:
+        """Whose source the host's kernel is built from; empty: it is the stock one."""
+        return HOST_SUITES[self.host_kernel] * self.debug
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +156,9 @@ def kvm(stack: Stack, release: str) -> Kvm:
 
 
 def _modules(stack: Stack, release: str) -> Path:
-    if stack.host is Host.UNENFORCED:
-        return kvmsource.modules(UNENFORCED, stack.host_kernel)
+    patch = UNENFORCED if stack.host is Host.UNENFORCED else None
+    if stack.debug or patch:
+        return kvmsource.modules(patch, stack.host_kernel, stack.debug_suite)
     return _built_modules(stack.host_kernel, release)
 
 

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from . import kvmsource
+from .layers import Stack
 from .parts import HERE, stripped
 
 PATCH = HERE / "liar.patch"
 
 
-def modules(series: str) -> dict[str, bytes]:
+def modules(stack: Stack) -> dict[str, bytes]:
     """Kernel names of the KVM modules -> their files."""
-    folder = kvmsource.modules(PATCH, series)
+    folder = kvmsource.modules(PATCH, stack.host_kernel, stack.debug_suite)
     return {"kvm": stripped(folder / "kvm.ko"), "kvm_intel": stripped(folder / "kvm-intel.ko")}

@@ -14,6 +14,7 @@ from tests.corpus.cache import built, cache_dir, digest, run, say
 MACHINE_SUITE = "trixie"
 MACHINE = "bochs bochs-term bochsbios vgabios grub-pc-bin grub-common xorriso mtools qemu-system-x86 busybox-static"
 COMPILER = "gcc make libc6-dev"
+OF_KERNELS = f"{COMPILER} libelf-dev bc bison flex kmod patch xz-utils"
 
 
 def machine() -> Path:
@@ -24,6 +25,11 @@ def machine() -> Path:
 def builder(suite: str, release: str) -> Path:
     """The root with the compiler and the stock headers of one kernel release."""
     return _root(suite, [*COMPILER.split(), f"linux-headers-{release}"])
+
+
+def kernel_builder(suite: str, series: str) -> Path:
+    """The root with what builds a whole kernel, and Debian's source of one series."""
+    return _root(suite, [*OF_KERNELS.split(), f"linux-source-{series}"])
 
 
 def inside(root: Path, command: str, *, limit: float = 300) -> str:

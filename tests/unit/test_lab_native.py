@@ -62,6 +62,7 @@ def test_only_the_kvm_that_is_loaded() -> None:
         {"host": Kind.PLAIN},
         {"kvm_options": "x=1"},
         {"host_cmdline": "x"},
+        {"debug": True},
         {"kvm_folder": Path("/m")},
     ):
         with pytest.raises(UserError, match="--native takes the KVM that is loaded"):

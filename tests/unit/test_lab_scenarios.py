@@ -14,7 +14,7 @@ from mbecguard.host import wire
 from mbecguard.values.errors import UserError
 from tests.lab.guestimage import cmdline, direct, helpers, qemu_command
 from tests.lab.hostimage import guests
-from tests.lab.layers import Host, Kvm, Stack, Userland
+from tests.lab.layers import Host, Kvm, Stack, Userland, kvm
 from tests.lab.machines import BIOS, MICROVM, SECURE
 from tests.lab.parts import HERE
 from tests.lab.scenarios import SCENARIOS, Scenario, Setting, by_setting, find
@@ -207,3 +207,13 @@ def test_what_python_leaves_beside_helpers_is_no_helper(tmp_path: Path) -> None:
     named = {name for row in SCENARIOS for name in re.findall(r"/(lab/helpers/[\w.]+)", row.text)}
     assert named
     assert named <= helpers().keys()
+
+
+def test_a_debug_host_has_logs_and_modules_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock, debug = Stack("6.12", Host.OURS, 1), Stack("6.12", Host.OURS, 1, debug=True)
+    assert (stock.debug_suite, debug.debug_suite) == ("", "forky")
+    assert str(stock) != str(debug)
+    monkeypatch.setattr("tests.lab.kvmsource.built", lambda folder, _build: folder)
+    assert kvm(debug, "7.2.0-debug").files["kvm"].parent.name.startswith("lab-debug-kvm-")
+    patched = kvm(replace(debug, host=Host.UNENFORCED), "7.2.0-debug").files["kvm"].parent.name
+    assert patched.startswith("lab-debug-unenforced-")

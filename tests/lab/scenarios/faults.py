@@ -106,6 +106,24 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
     ),
     Scenario(
+        "traced",
+        "the host's tracepoint of EPT entries tells kernel and user execute apart, before and after a page is denied",
+        """
+        trace=/sys/kernel/tracing
+        gfn=$(printf %x $(($(t canary 4) >> 12)))
+        entry() {
+            found="grep -o 'kvm_mmu_set_spte: gfn $gfn spte [0-9a-f]* (.*) level 1 ' $trace/trace | tail -n 1"
+            host run "$found | cut -d '(' -f 2 | cut -d ')' -f 1"
+        }
+        host run "mount -t tracefs trace $trace; echo 1 >$trace/events/kvmmmu/kvm_mmu_set_spte/enable" >/dev/null
+        # With a neighbour denied the page has an entry of its own.
+        fact before "$(protect "$(t canary 5)" $RW) $(t run 4) $(entry)"
+        fact after "$(protect "$(t canary 4)" $RW) $(t run 4) $(usertool run 4) $(entry)"
+        """,
+        # Linux 7.2 has one letter for both x and u of older ones; patches/6.12-mbec.patch has X and x.
+        {"before": re.compile("0 ran rw(xu|Xxu) *"), "after": re.compile(f"0 {re.escape(DENIED)} ran rw-(u|xu) *")},
+    ),
+    Scenario(
         "straddle",
         "an instruction on two pages, the second denied: CR2 is that page, RIP the instruction",
         """

@@ -81,6 +81,29 @@ SCENARIOS: tuple[Scenario, ...] = (
         slow=True,
     ),
     Scenario(
+        "without-eptad",
+        "a host of 6.12 without EPT's accessed and dirty bits has no room to save bit 10: no MBEC, and it refuses",
+        """
+        fact eptad "$(host run 'cat /sys/module/kvm_intel/parameters/eptad')"
+        """
+        + WITHOUT.format(parameter="mbec"),
+        {"eptad": "N", **REFUSED},
+        setting=Setting(kvm_intel="eptad=0"),
+        slow=True,
+    ),
+    Scenario(
+        "eptad-off",
+        "a host of 7.2 without EPT's accessed and dirty bits: the same 2 MiB, and a seal",
+        """
+        fact parameters "$(host run 'cd /sys/module/kvm_intel/parameters; cat eptad mbec')"
+        """
+        + HUGE
+        + SEAL,
+        {"parameters": re.compile("N Y *"), **HUGE_TELLS, **SEAL_TELLS},
+        setting=Setting(kvm_intel="eptad=0"),
+        slow=True,
+    ),
+    Scenario(
         "old-mmu",
         "the same 2 MiB on a host without the TDP MMU, and a seal",
         """

@@ -62,6 +62,31 @@ SCENARIOS: tuple[Scenario, ...] = (
         slow=True,
     ),
     Scenario(
+        "smm-enter",
+        "were there a seal with SMM in plain memory, as for a processor that is plugged later: an SMI ends the guest",
+        """
+        if [ "$stage" = 1 ]; then
+            fact handler "$(t smi_handler $SMBASE $SMEP) $(t smi)"
+            fact deny "$(protect "$(t canary 4)" $RW) $(t run 4) $(t smi)"
+            fact seal "$(protect "$(t canary 4)" $((RW | IMMUTABLE))) $(t run 4) $(t run 5)"
+            host resetting >/dev/null
+            t smi
+            sleep 60
+        fi
+        fact told "$(logged 'SMI without SMRAM')"
+        fact clean "$(($(query) >> 6 & 3)) $(t smi_handler $SMBASE $SMEP) $(t smi) $(t run 4)"
+        """,
+        {
+            "handler": "written ran, SMEP 1 to 0",
+            "deny": f"0 {DENIED} ran, SMEP 1 to 0",
+            "seal": f"0 {DENIED} ran",
+            "told": "1",
+            "clean": "0 written ran, SMEP 1 to 0 ran",
+        },
+        setting=Setting(kvm="mbecg_lie=7", liar=True, smm=True),
+        slow=True,
+    ),
+    Scenario(
         "smm-firmware",
         "firmware with locked SMRAM takes SMIs on all CPUs, sealed or not, and no request is refused because of one",
         """
