@@ -33,12 +33,16 @@ static bool cr4_allowed(struct kvm_vcpu *vcpu, unsigned long value, bool sealed)
 	       !(sealed && value & ~is & X86_CR4_VMXE);
 }
 
-/* Without SMEP a kernel can run user-mode addresses, which MBEC judges by another bit. */
+/*
+ * Without SMEP a kernel can run user-mode addresses, which MBEC judges by
+ * another bit. Firmware's SMM pages without it, and is judged by its RSM.
+ */
 bool mbecg_enforceable_on(struct kvm_vcpu *vcpu)
 {
 	unsigned long cr0 = READ_ONCE(vcpu->arch.cr0), cr4 = READ_ONCE(vcpu->arch.cr4);
 
-	return !(cr4 & X86_CR4_VMXE) && (!(cr0 & X86_CR0_PG) || cr4 & X86_CR4_SMEP);
+	return is_smm(vcpu) ||
+	       (!(cr4 & X86_CR4_VMXE) && (!(cr0 & X86_CR0_PG) || cr4 & X86_CR4_SMEP));
 }
 
 /* Count, log, and end it: not from L2, whose triple fault is an exit to L1. */

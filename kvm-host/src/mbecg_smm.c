@@ -114,7 +114,8 @@ static bool pins_hold(struct kvm_vcpu *vcpu)
 		before = xa_to_value(entry);
 	if (sealed)
 		ones |= X86_CR0_PG | X86_CR4_SMEP;
-	return !(before & ones & ~is) && !(sealed && kvm_read_cr4(vcpu) & X86_CR4_VMXE);
+	return !(before & ones & ~is) &&
+	       !(sealed && (is_guest_mode(vcpu) || kvm_read_cr4(vcpu) & X86_CR4_VMXE));
 }
 
 void mbecg_after_rsm(struct kvm_vcpu *vcpu)
