@@ -47,6 +47,7 @@ put 644 /usr/share/mbecguard-host/schema docs/schema/host-check-*.json
 put 644 /usr/lib/systemd/system systemd/*.service systemd/*.timer
 put 644 /usr/lib/systemd/system-preset systemd/*.preset
 put 644 /usr/lib/systemd/catalog systemd/*.catalog
+put 644 /usr/lib/modules-load.d packaging/mbecguard-shim.conf
 manual man8 /usr/share/man/man8/mbecguard.8
 manual toml5 /usr/share/man/man5/mbecguard.toml.5
 manual bash /usr/share/bash-completion/completions/mbecguard

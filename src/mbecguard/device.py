@@ -15,16 +15,18 @@ import struct
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.pages import PAGE_SIZE
 
 DEVICE = Path("/dev/mbecguard")
+MODULES_DISABLED = Path("/proc/sys/kernel/modules_disabled")
 ABI = 2
 MAX_RANGES = 5408
 MAPPINGS_CONTENT = 1
@@ -241,12 +243,19 @@ def open_device(path: Path = DEVICE) -> ShimDevice:
     try:
         return ShimDevice(os.open(path, os.O_RDWR))
     except (FileNotFoundError, NotADirectoryError):
-        die(
-            f"no host interface: {path} is missing",
-            "modprobe mbecguard_shim (package mbecguard-shim-dkms); --host simulator tries everything without it",
-            Exit.REFUSED,
-        )
+        _missing(path)
     except PermissionError:
         die(f"{path} may not be opened", "run as root, outside of containers")
     except OSError as error:
         die(f"{path} cannot be opened: {error.strerror}", "modprobe mbecguard_shim, and look into the kernel's log")
+
+
+def _missing(path: Path) -> NoReturn:
+    """Die of a shim that is not loaded; the kernel may refuse all modules already."""
+    shut, hint = "", "modprobe mbecguard_shim (package mbecguard-shim-dkms)"
+    with suppress(OSError):
+        if MODULES_DISABLED.read_text().strip() == "1":
+            shut = ", and kernel.modules_disabled = 1 lets no module in until the next boot"
+            hint = "find out who sets it (`grep -rs modules_disabled /etc/sysctl* /run/sysctl.d /usr/lib/sysctl.d`); "
+            hint += "at boot the shim has to be loaded before that: list it in /etc/modules-load.d"
+    die(f"no host interface: {path} is missing{shut}", f"{hint}; --host simulator tries all without it", Exit.REFUSED)

@@ -14,6 +14,7 @@ from mbecguard.guest.captured import captured_guest
 from mbecguard.guest.live import live_guest
 from mbecguard.guest.mounts import volatile
 from mbecguard.guest.procfs import Kallsyms, parse_max_pfn
+from mbecguard.guest.setters import setters
 from mbecguard.guest.source import Guest
 from mbecguard.guest.survey import Survey, survey
 from mbecguard.guest.sysctlfiles import assignments
@@ -121,7 +122,7 @@ class Session:
 
     def _plan(self, facts: Survey, symbols: Kallsyms, policy: Policy | None = None) -> Seen:
         tree = self.guest.tree
-        decisions = decide(self.settings, uses(tree, symbols), assignments(tree, SYSCTLS))
+        decisions = decide(self.settings, uses(tree, symbols), assignments(tree, SYSCTLS), setters(tree))
         policy = policy or from_settings(self.settings)
         found = attribute(facts, policy, symbols.nearest, frozen(decisions, self.knobs))
         return Seen(found.plan, found.roomy, decisions, found.policy)

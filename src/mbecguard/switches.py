@@ -7,12 +7,13 @@ something away that the guest uses now: `auto` leaves such a switch alone, and s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from mbecguard.guest.setters import Setter
 from mbecguard.guest.sysctlfiles import Assignment
 from mbecguard.guest.tree import Tree
 from mbecguard.guest.uses import Uses
@@ -151,6 +152,7 @@ class Decision:
     choice: str
     use: Use | None
     assigned: Assignment | None = None  #: what a file sets it to, whenever it is read again
+    setters: tuple[Setter, ...] = ()  #: programs of this guest that set it
 
     @property
     def on(self) -> bool:
@@ -165,17 +167,39 @@ class Decision:
         id_ = "freeze-unknown" if self.use.unknown else "freeze-left-open"
         return reason(id_, knob=self.switch.knob, use=self.use.what, remedy=self.use.remedy, risk=self.switch.risk)
 
-    @property
-    def undone_by(self) -> Assignment | None:
-        """The file that would take it back."""
-        other = self.assigned and self.assigned.value != self.switch.value
-        return self.assigned if self.on and other and not self.switch.one_way else None
+    def others(self) -> Iterator[Finding]:
+        """Who sets it to something else than the freeze does."""
+        if not self.on:
+            return
+        facts = {"knob": self.switch.knob, "frozen": self.switch.value, "key": self.switch.setting}
+        if (file := self.assigned) and file.value != self.switch.value:
+            # A file is read before the lock as well; of a switch that nobody can take back, a later look is refused.
+            id_ = "freeze-contested" if self.switch.one_way else "freeze-undone"
+            yield finding(id_, file=file.place, value=file.value, **facts)
+        for setter in self.setters:
+            if setter.value != self.switch.value:
+                yield finding("freeze-setter", who=setter.name, when=setter.when, value=setter.value, **facts)
 
 
-def decide(settings: Settings, uses: Uses, assigned: Mapping[str, Assignment] = NOTHING) -> tuple[Decision, ...]:
-    """One decision for each switch; one-way ones come last. `assigned`: what files set sysctls to."""
+def decide(
+    settings: Settings,
+    uses: Uses,
+    assigned: Mapping[str, Assignment] = NOTHING,
+    setters: Iterable[Setter] = (),
+) -> tuple[Decision, ...]:
+    """One decision for each switch; one-way ones come last.
+
+    `assigned`: what files set sysctls to; `setters`: the programs of this guest that set any.
+    """
+    known_setters = tuple(setters)
     return tuple(
-        Decision(switch, settings.text(switch.setting), switch.use(uses), assigned.get(switch.knob))
+        Decision(
+            switch,
+            settings.text(switch.setting),
+            switch.use(uses),
+            assigned.get(switch.knob),
+            tuple(one for one in known_setters if one.sysctl == switch.knob),
+        )
         for switch in SWITCHES
     )
 
@@ -219,13 +243,12 @@ def compiles(policy: Policy, decisions: Iterable[Decision], knobs: Knobs) -> boo
 
 def findings(decisions: Iterable[Decision], knobs: Knobs) -> list[Finding]:
     """What a person must know of the freeze before it is done."""
-    found = []
+    found: list[Finding] = []
     for decision in decisions:
         switch, use = decision.switch, decision.use
         before = knobs.get(switch.knob)
-        if before is not None and (other := decision.undone_by):
-            facts = {"knob": switch.knob, "file": f"/{other.file}", "value": other.value, "frozen": switch.value}
-            found.append(finding("freeze-undone", **facts))
+        if before is not None:
+            found += decision.others()
         if before == switch.value:
             continue
         facts = {"knob": switch.knob, "key": switch.setting, "risk": switch.risk}

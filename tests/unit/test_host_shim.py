@@ -137,7 +137,21 @@ def test_sizes_of_the_guest_physical_space(fake: FakeShim, bits: int) -> None:
     assert host_of(replace(fake, bits=bits)).max_pfn == 1 << (bits - 12)
 
 
+@pytest.mark.parametrize(("value", "shut"), [("1\n", True), ("0\n", False), (None, False)])
+def test_a_shim_that_the_kernel_no_longer_lets_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, shut: bool
+) -> None:
+    monkeypatch.setattr(device, "MODULES_DISABLED", tmp_path / "modules_disabled")
+    if value:
+        (tmp_path / "modules_disabled").write_text(value)
+    missing = fails(lambda: ShimHost.at(tmp_path / "none"))
+    assert ("kernel.modules_disabled = 1" in missing.message, "/etc/modules-load.d" in missing.hint) == (shut, shut)
+    assert ("modprobe mbecguard_shim" in missing.hint) is not shut
+    assert missing.status is Exit.REFUSED
+
+
 def test_devices_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "MODULES_DISABLED", tmp_path / "none")
     missing = fails(lambda: ShimHost.at(tmp_path / "none"))
     assert ("is missing" in missing.message, missing.status) == (True, Exit.REFUSED)
     assert "modprobe mbecguard_shim" in missing.hint

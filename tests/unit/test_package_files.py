@@ -35,6 +35,15 @@ def test_the_spec_names_all_units() -> None:
     assert sorted(named) == sorted(units)
 
 
+def test_the_shim_is_loaded_before_sysctls_may_shut_it_out() -> None:
+    """Systemd-sysctl.service comes after systemd-modules-load.service. The file belongs to the module's package."""
+    listed = (PROJECT / "packaging/mbecguard-shim.conf").read_text().splitlines()
+    assert [line for line in listed if not line.startswith("#")] == ["mbecguard_shim"]
+    assert "usr/lib/modules-load.d" in (PROJECT / "packaging/debian/mbecguard-shim-dkms.install").read_text()
+    shim = (PROJECT / SPEC).read_text().partition("%files -n mbecguard-shim-dkms")[2]
+    assert "/usr/lib/modules-load.d/mbecguard-shim.conf" in shim
+
+
 @pytest.mark.parametrize("file", ["packaging/debian/control", "packaging/debian/changelog", SPEC])
 def test_the_maintainer_is_nobody_in_particular(file: str) -> None:
     """Below .invalid (RFC 2606) nobody has an address: Debian wants one, and there is none to invent."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mbecguard.guest.setters import SETTERS
 from mbecguard.guest.sysctlfiles import Assignment
 from mbecguard.guest.tree import Tree
 from mbecguard.guest.uses import KPROBES_ENABLED, SYSCTLS, Uses
@@ -136,20 +137,32 @@ def test_a_switch_that_is_not_there_is_told(live: LiveKnobs) -> None:
 @pytest.mark.parametrize(
     ("knob", "value", "override", "told"),
     [
-        ("net.core.bpf_jit_enable", "1", "freeze.bpf_jit=auto", True),
-        ("net.core.bpf_jit_enable", "0", "freeze.bpf_jit=auto", False),
-        ("net.core.bpf_jit_enable", "1", "freeze.bpf_jit=off", False),
-        ("kernel.ftrace_enabled", "1", "freeze.ftrace=on", True),
-        ("kernel.modules_disabled", "0", "freeze.modules=on", False),  # the kernel lets nobody take it back
+        ("net.core.bpf_jit_enable", "1", "freeze.bpf_jit=auto", ["freeze-undone"]),
+        ("net.core.bpf_jit_enable", "0", "freeze.bpf_jit=auto", []),
+        ("net.core.bpf_jit_enable", "1", "freeze.bpf_jit=off", []),
+        ("kernel.ftrace_enabled", "1", "freeze.ftrace=on", ["freeze-undone"]),
+        ("kernel.modules_disabled", "0", "freeze.modules=on", ["freeze-contested"]),  # the kernel takes nothing back
+        ("kernel.kexec_load_disabled", "0", "freeze.kexec=auto", ["freeze-contested"]),
+        ("kernel.kexec_load_disabled", "1", "freeze.kexec=auto", []),
+        ("kernel.kexec_load_disabled", "0", "freeze.kexec=off", []),
     ],
 )
 @pytest.mark.parametrize("frozen", [False, True])
-def test_who_takes_a_freeze_back_is_told(knob: str, value: str, override: str, told: bool, frozen: bool) -> None:
-    assigned = {knob: Assignment(value, "etc/sysctl.d/99-speed.conf")}
+def test_who_takes_a_freeze_back_is_told(knob: str, value: str, override: str, told: list[str], frozen: bool) -> None:
+    assigned = {knob: Assignment(value, "etc/sysctl.d/99-speed.conf", 7)}
     knobs = SimulatedKnobs({switch.knob: switch.value if frozen else "" for switch in SWITCHES})
     found = findings(decide(load(overrides=[override]), Uses(), assigned), knobs)
-    assert [f.id for f in found] == ["freeze-undone"] * told
-    assert all(f"/etc/sysctl.d/99-speed.conf sets {knob} to {value}:" in f.text for f in found)
+    assert [f.id for f in found] == told
+    assert all(f"/etc/sysctl.d/99-speed.conf:7 sets {knob} to {value}:" in f.text for f in found)
+
+
+@pytest.mark.parametrize(("override", "told"), [("freeze.bpf_jit=auto", True), ("freeze.bpf_jit=off", False)])
+def test_a_program_that_is_known_to_take_a_freeze_back_is_told(override: str, told: bool) -> None:
+    decisions = decide(load(overrides=[override, "freeze.ftrace=off"]), Uses(), setters=SETTERS)
+    found = findings(decisions, SimulatedKnobs())
+    assert [f.id for f in found] == ["freeze-setter"] * told
+    assert all("Cilium is installed here, which sets net.core.bpf_jit_enable to 1" in f.text for f in found)
+    assert all('freeze.bpf_jit = "off"' in f.hint for f in found)
 
 
 def test_only_auto_leaves_a_remark() -> None:

@@ -23,6 +23,7 @@ from mbecguard.guest.kcore import UNTOLD, KernelMemory, MemoryFacts
 from mbecguard.guest.names import NAMES
 from mbecguard.guest.processors import ONLINE, POSSIBLE
 from mbecguard.guest.procfs import Kallsyms, parse_modules
+from mbecguard.guest.setters import signs
 from mbecguard.guest.source import Guest, module_build_id
 from mbecguard.guest.sysctlfiles import files as sysctl_files
 from mbecguard.guest.tree import Tree, present
@@ -179,6 +180,8 @@ def _collect(guest: Guest, writer: _Writer) -> list[str]:
     before = guest.tree.data("proc/modules")
     for path in (*COPIED, *sysctl_files(guest.tree), *_module_files(guest.tree), *_runtime_map_files(guest.tree)):
         writer.add(path, guest.tree.data(path))
+    for _, path in signs(guest.tree):  # that they are there is all that counts
+        writer.add(path, b"")
     writer.add(UNREAD, canonical(encode(_Unread(_optional(guest.tree, writer)))))
     for path in COMPRESSED:
         data = guest.tree.data(path)

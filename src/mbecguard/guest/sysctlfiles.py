@@ -16,10 +16,16 @@ LAST = "etc/sysctl.conf"  #: `sysctl --system` reads it last
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A value that a file gives to a sysctl; `file` is below the guest's root."""
+    """A value that a line of a file gives to a sysctl; `file` is below the guest's root."""
 
     value: str
     file: str
+    line: int = 1
+
+    @property
+    def place(self) -> str:
+        """Where a person finds it."""
+        return f"/{self.file}:{self.line}"
 
 
 def files(tree: Tree) -> tuple[str, ...]:
@@ -33,15 +39,24 @@ def files(tree: Tree) -> tuple[str, ...]:
 
 
 def assignments(tree: Tree, names: tuple[str, ...]) -> dict[str, Assignment]:
-    """Which of these sysctls are set, and what they come to."""
-    found: dict[str, Assignment] = {}
+    """Which of these sysctls are set, and what they come to. A pattern never outdoes a name (sysctl.d(5))."""
+    by_name: dict[str, Assignment] = {}
+    by_pattern: dict[str, Assignment] = {}
+    left_out: set[str] = set()
     for path in files(tree):
-        for line in known(tree.fact(path), "").splitlines():
+        for number, line in enumerate(known(tree.fact(path), "").splitlines(), 1):
             key, equals, value = line.strip().partition("=")
-            if equals and not key.startswith(("#", ";")):
-                pattern = _dotted(key.strip().removeprefix("-").strip())
-                found |= {name: Assignment(value.strip(), path) for name in names if fnmatchcase(name, pattern)}
-    return found
+            if key.startswith(("#", ";")):
+                continue
+            name = _dotted(key.strip().removeprefix("-").strip())
+            found = Assignment(value.strip(), path, number)
+            if equals and name in names:
+                by_name[name] = found
+            elif equals:
+                by_pattern |= {one: found for one in names if fnmatchcase(one, name)}
+            elif key.startswith("-"):
+                left_out.add(name)
+    return {name: one for name, one in by_pattern.items() if name not in left_out} | by_name
 
 
 def _dotted(key: str) -> str:

@@ -249,6 +249,18 @@ CATALOGUE: dict[str, Template] = {
         "the service will not lock: {problem}, and a lock that kills this guest would be repeated at every boot",
         "give the state folder a disk; `mbecguard lock` by hand counts no boots",
     ),
+    "freeze-contested": Template(
+        _W,
+        "{file} sets {knob} to {value}: once it is frozen the kernel refuses that, and what reads the file again "
+        "fails, as systemd-sysctl.service when it is restarted",
+        'remove the line; {key} = "off" leaves {knob} open',
+    ),
+    "freeze-setter": Template(
+        _W,
+        "{who} is installed here, which sets {knob} to {value} {when}: that ends the freeze, and code that is made "
+        "then faults",
+        '{key} = "off" leaves {knob} open, and the lock goes by that; else keep {who} from setting it',
+    ),
     "physical-space": Template(
         _I,
         "the whole architectural space of 52 physical address bits is denied",
