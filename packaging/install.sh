@@ -28,13 +28,12 @@ for name, module in sorted(sys.modules.items()):
 	done
 }
 
-# With the package's version, so that DKMS sees an update.
-module() { # FOLDER
+module() { # FOLDER VERSION
 	name=$(sed -n 's/^PACKAGE_NAME="\(.*\)"$/\1/p' "$1/dkms.conf")
-	target=$root/usr/src/$name-$version
+	target=$root/usr/src/$name-$2
 	mkdir -p "$target"
 	tar -C "$1" --exclude=tests --exclude=.gitignore --exclude=build-in-root.sh --exclude=README.md -c . | tar -C "$target" -x --no-same-owner
-	sed -i "s/^PACKAGE_VERSION=.*/PACKAGE_VERSION=\"$version\"/" "$target/dkms.conf"
+	sed -i "s/^PACKAGE_VERSION=.*/PACKAGE_VERSION=\"$2\"/" "$target/dkms.conf"
 }
 
 (cd src && find mbecguard -name '*.py') | while read -r file; do
@@ -44,7 +43,7 @@ put 644 /usr/share/mbecguard/schema docs/schema/*.json
 put 755 /usr/bin packaging/mbecguard packaging/mbecguard-host
 host /usr/share/mbecguard-host
 put 644 /usr/share/mbecguard-host/schema docs/schema/host-check-*.json
-put 644 /usr/lib/systemd/system systemd/*.service systemd/*.timer
+put 644 /usr/lib/systemd/system systemd/*.service systemd/*.timer systemd/host/*.service
 put 644 /usr/lib/systemd/system-preset systemd/*.preset
 put 644 /usr/lib/systemd/catalog systemd/*.catalog
 put 644 /usr/lib/modules-load.d packaging/mbecguard-shim.conf
@@ -59,8 +58,5 @@ manual host-zsh "${ZSH_FUNCTIONS:-/usr/share/zsh/vendor-completions}/_mbecguard-
 manual host-fish /usr/share/fish/vendor_completions.d/mbecguard-host.fish
 manual default-toml /etc/mbecguard/mbecguard.toml
 mkdir -p "$root/etc/mbecguard/mbecguard.toml.d"
-module hypercall-shim
-module kvm-host
-for when in postinst header_postinst; do
-	install -D -p -m 755 packaging/kernel-hook "$root/etc/kernel/$when.d/mbecguard-kvm-host"
-done
+module hypercall-shim "$version" # so that DKMS sees an update
+module kvm-host 1                # always the same: nothing of DKMS's is removed by an upgrade

@@ -43,7 +43,7 @@ READY: dict[str, str | bytes] = {
     f"{KVM}/initstate": "live\n",
     f"{KVM}/parameters/mbecguard": "enforce\n",
     **{f"{INTEL}/{name}": "Y\n" for name in ("mbec", "ept", "eptad", "nested")},
-    "usr/src/mbecguard-kvm-0.1.0/dkms.conf": "",
+    "usr/src/mbecguard-kvm-1/dkms.conf": "",
     **{f"lib/modules/{RELEASE}/updates/dkms/{name}.ko.xz": lzma.compress(b"") for name in sorted(MODULES)},
     "etc/modprobe.d/mbecguard.conf": "options kvm mbecguard=enforce\n",
     "var/lib/dkms/mok.pub": CERTIFICATE,

@@ -121,4 +121,6 @@ def build_older(source: Path, scratch: Path) -> list[Path]:
     for name in ("src/mbecguard/__init__.py", "packaging/debian/changelog"):
         path = project / name
         path.write_text(path.read_text().replace(__version__, OLDER, 1))
+    with (project / "kvm-host/src/mbecg_vm.c").open("a") as file:
+        file.write('#include <linux/module.h>\nMODULE_INFO(mbecguard_test, "older");\n')
     return build("debs", scratch / "older", project)

@@ -112,11 +112,31 @@ step after files
 
 HOST_LIFE = f"""
 release=$1
+package=$(realpath "/lib/modules/$release/build/include/generated/package.h")
 files() {{ for module in {" ".join(MODULES)}; do modinfo -k "$release" -n $module; done; }}
-must install dpkg -i /packages/mbecguard-kvm-host-dkms_{__version__}_all.deb
+made() {{ modinfo -k "$release" -F mbecguard_test kvm; }}
+deb() {{ dpkg -i /packages/mbecguard-kvm-host-dkms_$1_all.deb; }}
+must install deb {OLDER}
 step files files
+step made made
+
+# The source is of another version by now.
+sed 's/ Debian [^"]*/&.9/' "$package" >/tmp/package.h
+mount --bind /tmp/package.h "$package"
+must upgrade deb {__version__}
+step made.upgrade made
+step told cat "/var/lib/mbecguard-host/$release/state"
+
+# It has come: what dpkg does when it has unpacked something below /usr/src.
+umount "$package"
+must source dpkg-trigger --by-package=linux-source-7.2 /usr/src
+must trigger dpkg --triggers-only --pending
+step made.trigger made
+step no.state cat "/var/lib/mbecguard-host/$release/state"
+
 must purge dpkg --purge mbecguard-kvm-host-dkms
 step gone files
+step left ls /var/lib/mbecguard-host /var/lib/dkms/mbecguard-kvm /usr/src/mbecguard-kvm-1
 """
 
 
@@ -236,8 +256,8 @@ def host(packages: dict[str, Path]) -> Iterator[tuple[str, Steps]]:
     release = kernel(HOST_SUITES[HOST_SERIES]).release
     with alone("lab-dkms", LIMIT):
         script = HOST_LIFE.replace("$1", release)
-        package = packages[f"mbecguard-kvm-host-dkms_{__version__}_all.deb"]
-        yield release, reader(steps_in(dkms_root(release) / "root", [package], script))
+        files = [packages[f"mbecguard-kvm-host-dkms_{version}_all.deb"] for version in (OLDER, __version__)]
+        yield release, reader(steps_in(dkms_root(release) / "root", files, script))
 
 
 def test_the_host_package_puts_our_kvm_in_place_of_the_stock_one(host: tuple[str, Steps]) -> None:
@@ -245,8 +265,22 @@ def test_the_host_package_puts_our_kvm_in_place_of_the_stock_one(host: tuple[str
     assert lines(steps("files")) == [f"/lib/modules/{release}/updates/dkms/{name}.ko.xz" for name in MODULES]
 
 
+def test_an_upgrade_keeps_a_kvm_that_cannot_be_built_again(host: tuple[str, Steps]) -> None:
+    _, steps = host
+    assert (lines(steps("made")), lines(steps("made.upgrade"))) == (["older"], ["older"])
+    assert "gets no newer one" in steps("upgrade").text
+    assert "reason source" in steps("told").text
+
+
+def test_what_waits_is_built_when_the_source_comes(host: tuple[str, Steps]) -> None:
+    _, steps = host
+    assert (lines(steps("made.trigger")), steps("made.trigger").status) == ([], 0)
+    assert steps("no.state").status != 0
+
+
 def test_without_the_host_package_the_stock_kvm_is_back(host: tuple[str, Steps]) -> None:
     release, steps = host
+    assert steps("left").text.count("No such file") == 3
     assert lines(steps("gone")) == [f"/lib/modules/{release}/kernel/arch/x86/kvm/{name}.ko.xz" for name in MODULES]
 
 

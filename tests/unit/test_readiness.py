@@ -63,6 +63,10 @@ HOSTS: dict[str, tuple[Host, list[str]]] = {
         NOT_BUILT.having({"proc/sys/kernel/osrelease": "6.17.8-1-pve\n"}),
         ["kernel-series", "stock-next"],
     ),
+    "a kernel of Proxmox VE": (
+        NOT_BUILT.having({"proc/sys/kernel/osrelease": "7.2.3-1-pve\n"}),
+        ["kernel-foreign", "stock-next"],
+    ),
     "no KVM": (Host().lacking("sys/module/kvm", "sys/module/kvm_intel"), ["kvm-missing"]),
     "KVM in the kernel": (NOT_RELOADED.lacking(f"{KVM}/initstate"), ["kvm-builtin"]),
     "stock": (NOT_BUILT.lacking("usr/src"), ["kvm-not-installed"]),
@@ -126,7 +130,14 @@ def test_a_folder_that_holds_nothing_is_no_host(tmp_path: Path, capsys: pytest.C
 def test_why_a_kernel_keeps_its_own_kvm(reason: str, todo: str, tmp_path: Path) -> None:
     (found,) = look(NOT_BUILT.having({STATE: f"reason {reason}\nproblem no kernel source\n"}), tmp_path).findings
     assert (found.id, found.facts["reason"], found.facts["problem"]) == ("kvm-skipped", reason, "no kernel source")
-    assert found.hint == todo.format(ours="a kernel that has ours", release=RELEASE, series="6.12")
+    names = {
+        "ours": "a kernel that has ours",
+        "release": RELEASE,
+        "series": "6.12",
+        "flavour": "amd64",
+        "known": "7.2 or 6.12",
+    }
+    assert found.hint == todo.format(**names)
 
 
 def test_the_next_kernel_keeps_its_own_kvm(tmp_path: Path) -> None:
@@ -139,15 +150,55 @@ def test_the_next_kernel_keeps_its_own_kvm(tmp_path: Path) -> None:
     assert f"start kernel {RELEASE}, and install a newer" in found.hint
 
 
+def test_a_kernel_that_gets_no_newer_one(tmp_path: Path) -> None:
+    """The package was upgraded, and the kernel is held while the source is newer."""
+    answer = look(Host().having({STATE: "reason source\nproblem linux-source-6.12 is version 6.12.118-1\n"}), tmp_path)
+    (found,) = answer.findings
+    assert (found.id, answer.ready) == ("kvm-older", True)
+    assert "could not be built (source): linux-source-6.12 is version" in found.text
+
+
 def test_what_is_no_trouble_any_more(tmp_path: Path) -> None:
-    """The state of a kernel that has ours meanwhile, or is gone."""
-    old = {STATE: "reason patch\n", STATE.replace(RELEASE, "6.12.90+deb13-amd64"): "reason patch\n"}
+    """The state of a kernel that is gone."""
+    old = {STATE.replace(RELEASE, "6.12.90+deb13-amd64"): "reason patch\n"}
     assert look(Host().having(old), tmp_path).findings == ()
+
+
+def test_the_flavour_of_the_kernel_that_runs(tmp_path: Path) -> None:
+    """Headers of another flavour would build for another kernel."""
+    cloud = {"proc/sys/kernel/osrelease": "6.12.115+deb13.1-cloud-amd64\n"}
+    (found, *_) = look(NOT_BUILT.lacking("usr/src").having(cloud), tmp_path).findings
+    assert found.hint == "`apt install mbecguard-kvm-host-dkms linux-headers-cloud-amd64`"
+
+
+COMMANDED = {"proc/cmdline": "ro kvm.mbecguard=audit"}
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (Host(), Exit.OK),
+        (NOT_BUILT, Exit.REFUSED),
+        (NOT_BUILT.lacking(CONF), Exit.OK),
+        (NOT_BUILT.having({CONF: "options kvm mbecguard=off\n"}), Exit.OK),
+        (Host().having({f"{KVM}/parameters/mbecguard": "off\n"}), Exit.REFUSED),
+        (Host().having({f"{KVM}/parameters/mbecguard": "audit\n", **COMMANDED}), Exit.OK),
+        (Host().having(COMMANDED), Exit.REFUSED),
+        (Host().having({f"{INTEL}/mbec": "N\n"}), Exit.REFUSED),
+        (Host().lacking("sys/module/kvm", "sys/module/kvm_intel"), Exit.REFUSED),
+    ],
+)
+def test_does_kvm_run_as_it_is_configured(
+    host: Host, status: Exit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the unit of the host asks. A mode that stock KVM ignores is told by every check."""
+    assert run(str(host.write(tmp_path)), "--no-machines", "--configured") == status
+    assert ("which is NOT what runs" in capsys.readouterr().out) == (status is not Exit.OK)
 
 
 def test_the_series_are_those_of_dkms() -> None:
     (pattern,) = re.findall(r'^BUILD_EXCLUSIVE_KERNEL="(.*)"$', (ROOT / "kvm-host/dkms.conf").read_text(), re.MULTILINE)
-    assert all(re.match(pattern, f"{series}.1-amd64") for series in SERIES)
+    assert all(re.match(pattern, f"{series}.1+deb13-amd64") for series in SERIES)
     assert set(SERIES) == {path.stem for path in (ROOT / "kvm-host/patches").glob("*[0-9].patch")}
 
 

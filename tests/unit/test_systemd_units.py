@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from mbecguard.face import host_cli
 from mbecguard.face.cli import parser
 from mbecguard.values.errors import Exit
 from mbecguard.values.events import Event
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 UNITS = sorted(path for path in FOLDER.iterdir() if path.suffix in (".service", ".timer"))
+HOST = "host/mbecguard-host.service"  #: of another package
 LOCKS = ("mbecguard-lock.service", "mbecguard-lock-early.service")
 OURS = ("mbecguard-confirm.service", "mbecguard.service", "mbecguard-audit.service", *LOCKS)
 #: By seccomp or BPF: a program is loaded, and compiled, when the unit starts.
@@ -53,6 +55,15 @@ def test_each_command_is_one_of_the_agent(unit: Path) -> None:
                 assert callable(parser().parse_args(arguments).run)
             else:
                 assert program.lstrip("-") in ("/usr/bin/test", "/bin/sh", "udevadm")
+
+
+def test_the_host_s_unit_asks_the_host_s_program() -> None:
+    """Its status is all that the unit is for; what it reads may not be hidden from it."""
+    found = directives(HOST)
+    program, *arguments = found["ExecStart"]
+    assert program == "/usr/bin/mbecguard-host"
+    assert host_cli.parser().parse_args(arguments).configured
+    assert not {"PrivateDevices", "ProtectKernelModules", "ProtectProc"} & set(found)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -193,10 +204,11 @@ def test_commands_in_explanations_exist() -> None:
 @pytest.fixture
 def installed(tmp_path: Path) -> list[Path]:
     """The units with a program in place of the agent, which need not be installed here."""
-    for path in UNITS:
+    units = [*UNITS, FOLDER / HOST]
+    for path in units:
         text = re.sub(r"^Documentation=.*\n", "", path.read_text(), flags=re.MULTILINE)
-        (tmp_path / path.name).write_text(text.replace("/usr/bin/mbecguard", "/bin/true"))
-    return [tmp_path / path.name for path in UNITS]
+        (tmp_path / path.name).write_text(re.sub("/usr/bin/mbecguard(-host)?", "/bin/true", text))
+    return [tmp_path / path.name for path in units]
 
 
 @needs_systemd
@@ -217,11 +229,12 @@ EXPOSURE = {
     "mbecguard-confirm.service": 75,
     "mbecguard-lock.service": 70,
     "mbecguard-lock-early.service": 75,
+    "mbecguard-host.service": 35,
 }
 
 
 def test_every_service_has_its_limit() -> None:
-    assert set(EXPOSURE) == {path.name for path in UNITS if path.suffix == ".service"}
+    assert set(EXPOSURE) == {path.name for path in (*UNITS, FOLDER / HOST) if path.suffix == ".service"}
 
 
 @needs_systemd

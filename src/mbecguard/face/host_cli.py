@@ -67,6 +67,8 @@ def _check(options: argparse.Namespace) -> Exit:
         die(f"there is no folder {options.root}", "give one that holds a host's files, such as proc/cpuinfo")
     answer, out = check(Source(options.root), options.machine, alone=options.no_machines), Output.of(options)
     out.show(answer, host_text.view(out.look, answer))
+    if options.configured:
+        return Exit.OK if answer.as_configured else Exit.REFUSED
     return answer.exit
 
 
@@ -88,6 +90,11 @@ def parser() -> Parser:
     made = commands.add_parser("check", help=SUMMARY, description=f"{SUMMARY}. {ABOUT}", examples=EXAMPLES)
     made.add_argument("machine", nargs="*", metavar="MACHINE", help="its name or process; without, all are looked at")
     made.add_argument("--no-machines", action="store_true", help="look at the host alone")
+    made.add_argument(
+        "--configured",
+        action="store_true",
+        help="exit status 0 if KVM runs as modprobe.d and the kernel's command line ask for, whatever that is",
+    )
     made.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="where the host's files are")
     add_together(made, OUTPUT, "output")
     made.set_defaults(run=_check)

@@ -20,6 +20,8 @@ def view(look: Look, answer: HostCheck) -> Iterator[str]:
     if answer.processor:
         yield from look.row("processor", _processor(answer.processor))
     yield from look.row("KVM", _kvm(answer.kvm))
+    if not answer.as_configured:
+        yield from look.row("configured", f"kvm.mbecguard={answer.configured}, which is NOT what runs")
     yield from look.row("Secure Boot", _told(answer.signing.secure_boot, "on", "off"))
     yield from look.findings(answer.findings)
     for machine in answer.machines:

@@ -41,6 +41,7 @@ class HostCheck:
     processor: Processor | None
     kvm: Kvm
     signing: Signing
+    configured: str | None  #: the mode that modprobe.d and the kernel's command line ask for
     findings: tuple[Finding, ...]  #: of the host itself
     machines: tuple[Machine, ...]
     schema: str = SCHEMA
@@ -51,6 +52,11 @@ class HostCheck:
         if not self.ready:
             return Exit.REFUSED
         return Exit.AUDIT_MODE if self.kvm.mode == "audit" else Exit.OK
+
+    @property
+    def as_configured(self) -> bool:
+        """Whether what is asked for is what runs. Stock KVM ignores a mode that it does not know."""
+        return self.configured in (None, "off") or (self.host_ready and self.kvm.mode == self.configured)
 
 
 def check(source: Source, names: Collection[str] = (), *, alone: bool = False) -> HostCheck:
@@ -64,8 +70,17 @@ def check(source: Source, names: Collection[str] = (), *, alone: bool = False) -
     found = _sorted((*rules.of_host(facts), *_unseen(source, facts, chosen)))
     looked = tuple(_machine(one, facts.kvm) for one in chosen)
     host_ready = _passes(found)
-    ready = host_ready and all(one.ready for one in looked)
-    return HostCheck(ready, host_ready, release, facts.processor, facts.kvm, facts.signing, found, looked)
+    return HostCheck(
+        host_ready and all(one.ready for one in looked),
+        host_ready,
+        release,
+        facts.processor,
+        facts.kvm,
+        facts.signing,
+        kvm.configured(source),
+        found,
+        looked,
+    )
 
 
 def _chosen(running: tuple[Running, ...], names: Collection[str]) -> Iterator[Running]:

@@ -10,15 +10,20 @@ _B, _W, _I = Severity.BLOCKER, Severity.WARNING, Severity.INFO
 LOAD_ENFORCE = "echo 'options kvm mbecguard=enforce' >/etc/modprobe.d/mbecguard.conf"
 RELOAD = "stop all machines, then `modprobe -r kvm_intel kvm; modprobe kvm_intel`, or reboot"
 
+RENEW = "`dpkg-reconfigure mbecguard-kvm-host-dkms`"
+
 #: What to do about a kernel that keeps its own KVM, by the reason that kvm-host/dkms.sh gives.
 SKIPPED = {
     "patch": "its KVM has changed: start {ours}, and install a newer mbecguard-kvm-host-dkms when there is one; guests "
     "run on stock KVM meanwhile, but do not lock",
     "build": "start {ours}, and report it with /var/lib/mbecguard-host/{release}/log",
-    "source": "install linux-source-{series} of the version of the kernel's headers; DKMS then builds by itself, else "
-    "`dkms autoinstall -k {release}`",
-    "room": "make room in /lib/modules, then `dkms autoinstall -k {release}`",
-    "other": "read /var/lib/mbecguard-host/{release}/log, then `dkms autoinstall -k {release}`",
+    "source": "install linux-source-{series} of the version of the kernel's headers; ours is built when it comes, else "
+    f"{RENEW}",
+    "headers": "install linux-headers-{flavour}, which brings the headers of each later kernel as well",
+    "series": "start a Debian kernel of {known}",
+    "foreign": "start a kernel of Debian's: the source of this one is not in linux-source",
+    "room": f"make room in /lib/modules, then {RENEW}",
+    "other": f"read /var/lib/mbecguard-host/{{release}}/log, then {RENEW}",
 }
 
 CATALOGUE: dict[str, Template] = {
@@ -57,6 +62,11 @@ CATALOGUE: dict[str, Template] = {
         "kernel {release} is of series {series}, for which there is no patch: there is for {known}",
         "boot a Debian kernel of one of them",
     ),
+    "kernel-foreign": Template(
+        _B,
+        "kernel {release} is not one of Debian's, so its KVM is not in linux-source",
+        "boot a Debian kernel of {known}",
+    ),
     "kvm-missing": Template(_B, "KVM is not loaded", "`modprobe kvm_intel`; the kernel log says why if it fails"),
     "kvm-intel-missing": Template(
         _B, "kvm_intel is not loaded", "`modprobe kvm_intel`; the kernel log says why if it fails"
@@ -69,12 +79,12 @@ CATALOGUE: dict[str, Template] = {
     "kvm-not-installed": Template(
         _B,
         "stock KVM is loaded, and the package of ours is not installed",
-        "`apt install mbecguard-kvm-host-dkms` and the headers of the running kernel",
+        "`apt install mbecguard-kvm-host-dkms linux-headers-{flavour}`",
     ),
     "kvm-not-built": Template(
         _B,
         "stock KVM is loaded: ours is installed, but not built for kernel {release}",
-        "install the kernel's headers and its linux-source of the same version, then `dkms autoinstall -k {release}`",
+        f"install the kernel's headers and its linux-source of the same version, then {RENEW}",
     ),
     "kvm-skipped": Template(
         _B,
@@ -86,12 +96,22 @@ CATALOGUE: dict[str, Template] = {
         "kernel {release} would start with stock KVM: ours could not be built for it ({reason}): {problem}",
         "{advice}",
     ),
+    "kvm-older": Template(
+        _W,
+        "kernel {release} has the KVM of an older mbecguard-kvm-host-dkms: the new one could not be built ({reason}): "
+        "{problem}",
+        "{advice}",
+    ),
     "kvm-half": Template(
         _W,
         "kernel {release} has some of our modules of KVM and not the others, left by an installation that broke off",
-        "`/usr/src/mbecguard-kvm-*/dkms.sh mend {release}` puts stock KVM back, `dkms autoinstall -k {release}` ours",
+        f"{RENEW} puts back ours, or else stock KVM",
     ),
-    "kvm-not-reloaded": Template(_B, "stock KVM is loaded, though ours is built for this kernel", RELOAD),
+    "kvm-not-reloaded": Template(
+        _B,
+        "stock KVM is loaded, though ours is built for this kernel",
+        f"{RELOAD}; after a reboot: {RENEW}, as there is an initramfs that holds stock KVM",
+    ),
     "key-not-enrolled": Template(
         _B,
         "modules have to be signed ({why}), and the key that DKMS signs with is not one that this machine knows",
@@ -128,7 +148,7 @@ CATALOGUE: dict[str, Template] = {
     "stock-next": Template(
         _W,
         "other kernels here would start with stock KVM: {releases}",
-        "`dkms autoinstall -k RELEASE`, or remove them; guests cannot lock on them",
+        f"{RENEW}, or remove them; guests cannot lock on them",
     ),
     "unseen": Template(_W, "{what} cannot be seen: {problem}", "{advice}"),
     # One machine.

@@ -13,6 +13,8 @@ from mbecguard.values.facts import Absent, Fact, Known, known
 
 #: Kernel series that kvm-host has patches for; dkms.conf says the same.
 SERIES = ("7.2", "6.12")
+#: Debian's kernels, such as 6.12.115+deb13.1-cloud-amd64: version and flavour. kvm-host/dkms.sh has the same.
+DEBIAN = re.compile(r"[0-9.]+\+deb[0-9.]+-((?:cloud-|rt-)?amd64)")
 PACKAGE = "mbecguard-kvm"  #: its name in DKMS
 MODULES = frozenset({"kvm", "kvm-intel", "kvm-amd"})
 SKIPPED = "var/lib/mbecguard-host"  #: where kvm-host/dkms.sh says which kernels keep their own KVM, and why
@@ -48,8 +50,8 @@ class Skipped:
     """A kernel for which ours could not be built, so that it keeps its own KVM."""
 
     release: str
-    reason: str  #: patch, build, source, room or other
-    problem: str  #: the last words of build.sh
+    reason: str  #: a key of `findings.SKIPPED`
+    problem: str  #: what kvm-host/dkms.sh says, or the last words of build.sh
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Installed:
     built: tuple[str, ...]  #: kernels that would load ours
     halves: tuple[str, ...]  #: kernels that have some of our modules, and not all
     skipped: tuple[Skipped, ...]
+    older: tuple[Skipped, ...]  #: the same of kernels that have ours, and get no newer one
     next_modes: tuple[str, ...]  #: that modprobe and the kernel command line name
     stock_next: tuple[str, ...]  #: other kernels that would start with their own KVM, and nobody knows why
 
@@ -80,7 +83,14 @@ def release(source: Source) -> str:
 
 def series(release: str) -> str:
     """The series of a kernel, such as 6.12."""
-    return ".".join(release.split(".")[:2])
+    found = re.match(r"\d+\.\d+", release)
+    return found[0] if found else release
+
+
+def flavour(release: str) -> str:
+    """That of a Debian kernel, as the names of its meta packages have it; empty of others."""
+    found = DEBIAN.fullmatch(release)
+    return found[1] if found else ""
 
 
 def loaded(source: Source) -> Kvm:
@@ -108,12 +118,14 @@ def installed(source: Source, running: str) -> Installed:
     built = tuple(name for name in kernels if len(ours[name]) == len(MODULES))
     lacking = [name for name in kernels if name not in built]
     skipped = tuple(one for name in lacking if package and (one := _skipped(source, name)))
+    older = tuple(one for name in built if package and (one := _skipped(source, name)))
     told = {running, *(one.release for one in skipped)}
     return Installed(
         package,
         built,
         tuple(name for name in lacking if ours[name]),
         skipped,
+        older,
         tuple(sorted(set(_next_modes(source)))),
         tuple(name for name in lacking if package and name not in told),
     )
@@ -141,8 +153,13 @@ def _skipped(source: Source, release: str) -> Skipped | None:
     return Skipped(release, told.get("reason", "other"), told.get("problem", "its log says why"))
 
 
+def configured(source: Source) -> str | None:
+    """The mode that KVM is to have: modprobe takes what is said last, and that is the kernel's command line."""
+    return next(reversed([*_next_modes(source)]), None)
+
+
 def _next_modes(source: Source) -> Iterator[str]:
-    for folder in ("etc/modprobe.d", "run/modprobe.d", "usr/lib/modprobe.d", "lib/modprobe.d"):
+    for folder in ("lib/modprobe.d", "usr/lib/modprobe.d", "run/modprobe.d", "etc/modprobe.d"):
         for name in known(source.names(folder), ()):
             if name.endswith(".conf"):
                 yield from re.findall(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mbecguard.readiness.findings import SKIPPED, finding
-from mbecguard.readiness.kvm import SERIES, Installed, Kvm, Origin, Signing, Skipped, series
+from mbecguard.readiness.kvm import SERIES, Installed, Kvm, Origin, Signing, Skipped, flavour, series
 from mbecguard.readiness.machines import Guarded, Running
 from mbecguard.readiness.processor import Processor
 from mbecguard.readiness.qemu import OFF, Qemu
@@ -40,6 +40,8 @@ def of_host(facts: Facts) -> Iterator[Finding]:
     for skipped in facts.installed.skipped:
         if skipped.release != facts.release:
             yield _skipped("next-skipped", skipped, facts.installed)
+    for older in facts.installed.older:
+        yield _skipped("kvm-older", older, facts.installed)
     if facts.installed.stock_next:
         yield finding("stock-next", releases=", ".join(facts.installed.stock_next))
 
@@ -66,13 +68,16 @@ def _module(facts: Facts) -> Iterator[Finding]:
     if series(facts.release) not in SERIES:
         yield finding("kernel-series", release=facts.release, series=series(facts.release), known=", ".join(SERIES))
         return
+    if not flavour(facts.release):
+        yield finding("kernel-foreign", release=facts.release, known=" or ".join(SERIES))
+        return
     if facts.kvm.origin is Origin.NONE:
         yield finding("kvm-missing")
     elif facts.kvm.builtin:
         yield finding("kvm-builtin", release=facts.release)
         return
     if not facts.installed.package:
-        yield finding("kvm-not-installed")
+        yield finding("kvm-not-installed", flavour=flavour(facts.release))
     elif facts.release not in facts.installed.built:
         skipped = [one for one in facts.installed.skipped if one.release == facts.release]
         yield from (_skipped("kvm-skipped", one, facts.installed) for one in skipped)
@@ -87,7 +92,13 @@ def _module(facts: Facts) -> Iterator[Finding]:
 def _skipped(id_: str, one: Skipped, installed: Installed) -> Finding:
     ours = f"kernel {' or '.join(installed.built)}" if installed.built else "a kernel that has ours"
     advice = SKIPPED.get(one.reason, SKIPPED["other"])
-    advice = advice.format(ours=ours, release=one.release, series=series(one.release))
+    advice = advice.format(
+        ours=ours,
+        release=one.release,
+        series=series(one.release),
+        flavour=flavour(one.release) or "amd64",
+        known=" or ".join(SERIES),
+    )
     return finding(id_, release=one.release, reason=one.reason, problem=one.problem, advice=advice)
 
 
