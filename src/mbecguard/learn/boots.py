@@ -15,6 +15,7 @@ from mbecguard.guest.procfs import Kallsyms, parse_modules
 from mbecguard.guest.source import Guest
 from mbecguard.guest.tree import Tree, present
 from mbecguard.guest.uses import Uses, uses
+from mbecguard.learn.refusals import refusals
 from mbecguard.learn.trace import INSTANCE, Traced, printable, read
 from mbecguard.values.clock import now
 from mbecguard.values.codec import canonical, decode, encode, expect_schema
@@ -73,10 +74,11 @@ class Boot:
         expect_schema(self.schema, SCHEMA)
 
 
-def harvest(guest: Guest, show: Callable[[], str]) -> Boot:
-    """Look at this boot now. `show` is `systemctl_show`, or a stand-in."""
+def harvest(guest: Guest, show: Callable[[], str], said: Callable[[], str]) -> Boot:
+    """Look at this boot now. `show` is `systemctl_show`, `said` is `journal`, or stand-ins."""
     tree, trace = guest.tree, read(guest.tree)
     points = lock_points(show())
+    locked = (tree.text("proc/sys/kernel/modules_disabled") or "").strip() == "1"
     moment = Moment(uses(tree, Kallsyms(tree.data("proc/kallsyms") or b"")), waiting(tree))
     return Boot(
         boot_id=guest.boot_id,
@@ -84,9 +86,9 @@ def harvest(guest: Guest, show: Callable[[], str]) -> Boot:
         time=now(),
         watched=trace.watched,
         points=points,
-        locked=(tree.text("proc/sys/kernel/modules_disabled") or "").strip() == "1",
+        locked=locked,
         loaded=tuple(sorted(module.name for module in parse_modules(tree.text("proc/modules") or ""))),
-        events=trace.events,
+        events=(*trace.events, *(refusals(said()) if locked else ())),
         lost=trace.lost,
         strange=trace.strange,
         now=moment,
@@ -158,10 +160,10 @@ class Watched:
             Exit.NOTHING,
         )
 
-    def look(self, guest: Guest, show: Callable[[], str]) -> None:
+    def look(self, guest: Guest, show: Callable[[], str], said: Callable[[], str]) -> None:
         """Keep what is known of this boot, if it is watched."""
         if guest.live and present((guest.tree.root / INSTANCE).is_dir):
-            self.save(harvest(guest, show))
+            self.save(harvest(guest, show, said))
 
     def save(self, boot: Boot) -> None:
         """Write one, together with what was known of it; the oldest beyond KEPT_BOOTS go."""

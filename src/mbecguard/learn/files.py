@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import NoReturn
 
 from mbecguard.learn.lessons import Late, Lessons
 from mbecguard.values.errors import die
@@ -52,7 +54,19 @@ def write(root: Path, contents: dict[str, str]) -> None:
             _make_folder(file.parent)
             replace_file(file, text.encode(), 0o644)
         except OSError as error:
-            die(f"{file} cannot be written: {error.strerror}", "run as root")
+            _unwritable(file, error)
+
+
+def _unwritable(file: Path, error: OSError) -> NoReturn:
+    """Die, with what to do about it; an image may be sealed."""
+    hint = "run as root"
+    if error.errno == errno.EROFS:
+        hint = (
+            "/etc is part of the image: put what `mbecguard learn write --dry-run --json` tells into it, or into what "
+            "is laid over it (a systemd-confext, ignition, cloud-init's write_files); modules may also be named by "
+            "modules_load= on the kernel command line"
+        )
+    die(f"{file} cannot be written: {error.strerror}", hint)
 
 
 def _make_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from mbecguard.learn.boots import Watched, systemctl_show
 from mbecguard.learn.catalog import catalog, with_tables
 from mbecguard.learn.files import MODULES, files, write
 from mbecguard.learn.lessons import Lessons, lessons
+from mbecguard.learn.refusals import journal
 from mbecguard.learn.trace import start
 from mbecguard.values.errors import die
 
@@ -48,7 +49,7 @@ class Learner:
 
     def look(self) -> None:
         """Keep what is known of this boot."""
-        Watched(self.folder).look(self.guest, systemctl_show)
+        Watched(self.folder).look(self.guest, systemctl_show, journal)
 
     def lessons(self, profile: str) -> Lessons:
         """What the boots teach for a lock by this profile, this boot included; dies if none was watched."""

@@ -86,6 +86,9 @@ def _sights(boot: Boot, catalog: Catalog, profile: str) -> Iterator[Sighting]:
             continue
         if event.kind is TraceEvent.LOAD:
             yield Sighting(event.name, round(event.time - point, 6), _loader(event, requests, catalog), refused=False)
+        elif event.kind is TraceEvent.REFUSED:
+            if event.name not in boot.loaded:
+                yield Sighting(event.name, round(event.time - point, 6), _modprobe(event), refused=True)
         elif boot.locked:
             for module in catalog.modules(event.name) - set(boot.loaded):
                 yield Sighting(module, round(event.time - point, 6), _asker(event), refused=True)
@@ -107,6 +110,10 @@ def _loader(load: Traced, requests: Iterable[Traced], catalog: Catalog) -> str:
 
 def _asker(request: Traced) -> str:
     return f"{request.comm} (pid {request.pid}) by {request.name}, {request.site}()"
+
+
+def _modprobe(refused: Traced) -> str:
+    return f"{refused.comm} by modprobe (pid {refused.pid})"
 
 
 def _needs(boots: tuple[Boot, ...], profile: str) -> Iterator[Need]:
@@ -132,6 +139,12 @@ def _at_lock(boot: Boot, profile: str) -> Iterator[Uses]:
 
 
 def _remarks(boots: tuple[Boot, ...], profile: str) -> Iterator[str]:
+    if boots and all(boot.locked for boot in boots):
+        yield (
+            "each of these boots was locked: what programs ask for by modprobe themselves (dockerd, VPNs) is refused "
+            "before the kernel notes it, and is here only if modprobe's words reached the journal; one boot with "
+            "mbecguard=off, watched while the guest does its work, shows all"
+        )
     for boot in boots:
         where = f"boot {boot.boot_id}"
         if boot.lost:

@@ -23,10 +23,11 @@ MARK = "mbecguard: watching"
 
 
 class TraceEvent(StrEnum):
-    """The events that are watched."""
+    """The events that are watched, and one that the journal alone has."""
 
     LOAD = "module_load"
     REQUEST = "module_request"
+    REFUSED = "modprobe"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -106,6 +106,33 @@ LEARNED = alone(
     Userland.INSTALLED,
 )
 
+ASKED = Scenario(
+    "asked",
+    "what a program asks for by modprobe where no module may be loaded is found in the journal, with the unit",
+    """
+    fact started "$(agent learn start)"
+    echo 1 >/proc/sys/kernel/modules_disabled
+    fact refused "$(systemd-run -q --wait --unit=vpn modprobe wireguard || echo $?)"
+    forged="modprobe: ERROR: could not insert 'xfs': Operation not permitted"
+    systemd-run -q --wait --uid=65534 --unit=liar echo "$forged"
+    journalctl --sync
+    fact shown "$(mbecguard learn show | grep wireguard | tr -s ' ')"
+    fact forged "$(mbecguard learn show | grep -c xfs)"
+    fact incomplete "$(mbecguard learn show | grep -c 'mbecguard=off')"
+    """,
+    {
+        "started": "0",
+        "refused": "1",
+        "shown": re.compile(".*wireguard refused .*vpn.service by modprobe.*"),
+        "forged": "0",
+        "incomplete": "1",
+    },
+    hosts=frozenset({Host.PLAIN}),
+    userland=Userland.INSTALLED,
+    slow=True,
+    setting=Setting(own_guest="asked"),
+)
+
 #: A plan without the kernel's own text, by an agent that was tampered with.
 PLANT = """
     cp /usr/share/mbecguard/mbecguard/lock/request.py /root/lock.py
@@ -243,8 +270,9 @@ LEFT = Scenario(
         fact first "$(lock_is active) $(confirmed)"
         """,
         """
-        fact second "$(lock_is active) $(announced BOOT_EXCUSED) $(confirmed)"
-        works systemctl restart mbecguard-lock.service
+        fact second "$(lock_is active) $(confirmed)"
+        fact excused "$(journalctl -q -b -u mbecguard-lock.service | grep -c 'but it was shut down in order')"
+        fact restarted "$(works systemctl restart mbecguard-lock.service)"
         fact stopped "$(grep -c '"left":"2' /var/lib/mbecguard/boot.json)"
         systemd-run -q --wait --unit=broken false || true
         """,
@@ -266,7 +294,9 @@ LEFT = Scenario(
     ),
     {
         "first": "yes no",
-        "second": "yes 1 no",
+        "second": "yes no",
+        "excused": "1",
+        "restarted": "done",
         "stopped": "0",
         "failed": "yes",
         "reason": re.compile("6 .*never confirmed.*rearm.*"),
@@ -331,4 +361,4 @@ ASSESSED = Scenario(
     setting=Setting(own_guest="assessed", counts_boots=True),
 )
 
-SCENARIOS: tuple[Scenario, ...] = (REBOOTS, EARLY, LEARNED, BROKEN, WRONG_PLAN, COUNTING, LEFT, ASSESSED)
+SCENARIOS: tuple[Scenario, ...] = (REBOOTS, EARLY, LEARNED, ASKED, BROKEN, WRONG_PLAN, COUNTING, LEFT, ASSESSED)
