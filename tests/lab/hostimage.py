@@ -41,7 +41,7 @@ def boot_cd(stack: Stack, scenarios: Iterable[Scenario]) -> Path:
     """The CD's image."""
     of = stack.host_package()
     initrd = packed(_tree(stack, of, list(scenarios)))
-    key = digest(of.release, initrd, GRUB % stack.host_cmdline)
+    key = digest(of.image.read_bytes(), initrd, GRUB % stack.host_cmdline)
     cd = built(cache_dir() / f"lab-cd-{stack}-{key}", lambda scratch: burn(of, initrd, scratch, stack.host_cmdline))
     os.utime(cd)
     _forget_unused(cd.parent)

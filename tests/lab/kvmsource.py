@@ -30,7 +30,8 @@ def patched(patch: Path, into: Path) -> None:
 
 def modules(patch: Path | None, series: str, debug_suite: str = "") -> Path:
     """Folder with the modules of a patched KVM, for the stock kernel of a series or, by its suite, the debug kernel."""
-    key = digest(series, debug_suite, *content(*([patch] if patch else [])))
+    inputs = [path for path in (patch, debugkernel.CONFIG if debug_suite else None) if path]
+    key = digest(series, debug_suite, *content(*inputs))
     name = "-".join(("lab", *(["debug"] if debug_suite else []), patch.stem if patch else "kvm", key))
     return built(cache_dir() / name, lambda scratch: _build(patch, series, debug_suite, scratch))
 
