@@ -124,7 +124,7 @@ def machine(tmp_path: Path) -> Machine:
 def test_every_kernel_gets_ours(machine: Machine) -> None:
     machine.kernel(OLDER)
     done = machine.run("renew")
-    assert (done.returncode, set(machine.ours()), set(machine.ours(OLDER))) == (0, MODULES, MODULES)
+    assert (done.returncode, frozenset(machine.ours()), frozenset(machine.ours(OLDER))) == (0, MODULES, MODULES)
     assert f"kernel {OLDER} has our KVM\nmbecguard: kernel {RELEASE} has our KVM" in done.stderr
     assert machine.asked() == [
         "add ",
@@ -157,7 +157,7 @@ def test_a_kernel_without_ours_is_no_failure(machine: Machine, status: int, reas
     machine.fails(OLDER, status)
     done = machine.run("renew")
     assert (done.returncode, machine.state(OLDER)["reason"], machine.ours(OLDER)) == (0, reason, {})
-    assert (machine.state(OLDER)["problem"], set(machine.ours())) == ("it does not work", MODULES)
+    assert (machine.state(OLDER)["problem"], frozenset(machine.ours())) == ("it does not work", MODULES)
     assert f"kernel {OLDER} keeps its own KVM" in done.stderr
     assert (machine.folder / f"state/{OLDER}/log").read_text() == "build.sh: it does not work\n"
 
@@ -184,7 +184,7 @@ def test_a_build_that_works_is_not_given_up(machine: Machine, change: str) -> No
 def test_headers_that_are_gone_are_no_trouble(machine: Machine) -> None:
     machine.run("renew")
     shutil.rmtree(machine.folder / f"lib/modules/{RELEASE}/build")
-    assert (machine.run("renew").stderr, machine.state(), set(machine.ours())) == ("", {}, MODULES)
+    assert (machine.run("renew").stderr, machine.state(), frozenset(machine.ours())) == ("", {}, MODULES)
 
 
 def test_what_was_missing_has_come(machine: Machine) -> None:
@@ -193,7 +193,7 @@ def test_what_was_missing_has_come(machine: Machine) -> None:
     machine.run("renew")
     machine.fails(RELEASE, None)
     assert "has our KVM" in machine.run("renew").stderr
-    assert (machine.state(), set(machine.ours())) == ({}, MODULES)
+    assert (machine.state(), frozenset(machine.ours())) == ({}, MODULES)
 
 
 DEBIANS = (RELEASE, OLDER, "6.12.95+deb12-rt-amd64", "7.2.12+deb14-cloud-amd64", "7.2+deb14-amd64")
