@@ -89,7 +89,8 @@ make_modules() {
 	5) why=source ;;
 	*) why=other ;;
 	esac
-	keeps "$1" $why "$(sed -n 's/^build\.sh: //p' "$state/$1/log" | tail -n 1)"
+	words=$(sed -n 's/^build\.sh: //p' "$state/$1/log" | tail -n 1)
+	keeps "$1" $why "${words:-$(tail -n 1 "$state/$1/log")}"
 	return 1
 }
 

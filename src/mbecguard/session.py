@@ -19,7 +19,7 @@ from mbecguard.guest.source import Guest
 from mbecguard.guest.survey import Survey, survey
 from mbecguard.guest.sysctlfiles import assignments
 from mbecguard.guest.uses import SYSCTLS, uses
-from mbecguard.host.base import Host, HostMode
+from mbecguard.host.base import Host, HostErrno, HostMode, HostRefusedError
 from mbecguard.image.cache import Note, unnoted
 from mbecguard.lock.check import misfit
 from mbecguard.lock.context import Seen
@@ -27,6 +27,7 @@ from mbecguard.lock.ending import NOT_LOCKED
 from mbecguard.lock.reserve import findings as room_findings
 from mbecguard.lock.room import LiveRoom, NoRoom, Room
 from mbecguard.lock.transaction import Transaction
+from mbecguard.plan import machine
 from mbecguard.plan.explain import Explanation, Ground, explain
 from mbecguard.plan.findings import Check, check, finding
 from mbecguard.plan.planner import attribute
@@ -210,13 +211,19 @@ class Session:
                 findings += room_findings(goes_on, self.settings.number("lock.bpf_packs"), self.room)
         except UserError as error:
             findings.append(finding("guest-unreadable", problem=error.message, advice=error.hint))
+        return [*findings, *self._host_findings()]
+
+    def _host_findings(self) -> list[Finding]:
+        """What the host answers; of one that cannot guard this machine, why, as far as this guest can tell."""
+        cpuinfo = self.guest.tree.text("proc/cpuinfo") or ""
         try:
             unfit = misfit(self.host.query(), self.settings.text("lock.mode"))
-            if unfit and not self._switched_off:
-                findings.append(finding("host-unfit", problem=unfit[0], advice=unfit[1]))
         except UserError as error:
-            findings.append(finding("host-unusable", problem=error.message, advice=error.hint))
-        return findings
+            cannot = isinstance(error, HostRefusedError) and error.errno is HostErrno.NOT_SUPPORTED
+            causes = list(machine.refused(cpuinfo)) if cannot else []
+            return causes or [finding("host-unusable", problem=error.message, advice=error.hint)]
+        found = [] if self._switched_off or not unfit else [finding("host-unfit", problem=unfit[0], advice=unfit[1])]
+        return [*found, *machine.offered(cpuinfo)]
 
     @property
     def _switched_off(self) -> tuple[str, str] | None:

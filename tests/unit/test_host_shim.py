@@ -132,6 +132,23 @@ def test_hosts_that_cannot_be_used(fake: FakeShim, broken: dict[str, Any], messa
     assert error.status is status
 
 
+@pytest.mark.parametrize(
+    ("signature", "option", "element"),
+    [
+        (b"Microsoft Hv", "hv-...", "<hyperv>"),
+        (b"XenVMMXenVMM", "xen-version", "<xen>"),
+        (b"KVMKVMKVM", "SEV or TDX", "<launchSecurity>"),
+        (b"TCGTCGTCGTCG", "-accel kvm", "<domain type='kvm'>"),
+        (b"Somebody", "kvm=off", "<hidden state='on'/>"),
+    ],
+)
+def test_who_answers_in_kvm_s_place(fake: FakeShim, signature: bytes, option: str, element: str) -> None:
+    """The hint names what the host's administrator has to change."""
+    error = fails(lambda: host_of(replace(fake, flags=InfoFlag(0), signature=signature)))
+    assert option in error.hint
+    assert element in error.hint
+
+
 @pytest.mark.parametrize("bits", [32, 52])
 def test_sizes_of_the_guest_physical_space(fake: FakeShim, bits: int) -> None:
     assert host_of(replace(fake, bits=bits)).max_pfn == 1 << (bits - 12)

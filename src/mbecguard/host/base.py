@@ -42,7 +42,8 @@ class HostErrno(IntEnum):
     NOT_SUPPORTED = (
         95,
         "it cannot enforce this here",
-        "the host's CPU needs MBEC (Intel: Kaby Lake or newer), and the guest must not have VMX: `-cpu ...,-vmx`",
+        "`mbecguard check` names what this guest shows of the cause, `mbecguard-host check` on the host the rest: a "
+        "processor without MBEC (before Kaby Lake), KVM without it, VMX in the guest",
     )
     NO_HYPERCALL = (
         1000,

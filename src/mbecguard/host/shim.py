@@ -41,6 +41,21 @@ ONLINE = Path("/sys/devices/system/cpu/online")
 QUERIES, QUERY_PAUSE = 4, 0.05  #: seconds between them
 USER_SECONDS = 20.0  #: for a fork and one call; emulated machines are slow
 
+#: What to do about who answers in KVM's place, by how he calls himself.
+OTHERS = {
+    "Microsoft Hv": "have its machine started without Hyper-V's interface (QEMU: no `hv-...` in `-cpu`; libvirt: no "
+    "`<hyperv>` in `<features>`): only Windows gains by it. On Hyper-V itself there is no KVM to ask",
+    "XenVMMXenVMM": "have its machine started without Xen's interface (QEMU: no `xen-version` in `-accel kvm`; "
+    "libvirt: no `<xen>` in `<features>`). On Xen itself there is no KVM to ask",
+    "KVMKVMKVM": "have its machine started without SEV or TDX (libvirt: no `<launchSecurity>`): the host cannot see "
+    "the state of a confidential guest",
+    "TCGTCGTCGTCG": "have its machine started on KVM (QEMU: `-accel kvm`; libvirt: `<domain type='kvm'>`)",
+}
+HIDDEN = (
+    "a guest of KVM is needed; one that does not know KVM has it hidden (QEMU: no `kvm=off` in `-cpu`; libvirt: no "
+    "`<hidden state='on'/>` in `<kvm>`)"
+)
+
 _GP, _PF = 13, 14
 _RETURNED, _FAILED, _NOT_MAPPED = range(3)  # exit statuses of the child
 
@@ -195,7 +210,8 @@ def _refuse_unfit(info: Info) -> None:
         die("the shim is switched off", "boot without mbecguard=off", Exit.REFUSED)
     if InfoFlag.KVM not in info.flags:
         what = f"the hypervisor calls itself {info.hypervisor!r}" if info.hypervisor else "this is no virtual machine"
-        die(f"no hypercall reaches KVM: {what}", "a guest of KVM is needed, without Hyper-V or Xen", Exit.REFUSED)
+        hint = OTHERS.get(info.hypervisor, HIDDEN) if info.hypervisor else "a guest of KVM is needed"
+        die(f"no hypercall reaches KVM: {what}", hint, Exit.REFUSED)
     if not 32 <= info.physical_bits <= 52 or info.canary_pa >> info.physical_bits:
         die(
             f"the shim tells {info.physical_bits} physical address bits and a canary at {info.canary_pa:#x}",

@@ -24,7 +24,8 @@ def misfit(answer: HostStatus, asked: str) -> tuple[str, str] | None:
     if answer.smm_open and not answer.sealed and asked == "enforce":
         return (
             "system management mode is open: this guest can write its handler, which is exempt from any lock",
-            "start the virtual machine with `-machine ...,smm=off`, or with firmware that has SMRAM of its own",
+            "have its machine started with SMM off (QEMU: `-machine ...,smm=off`; libvirt: `<smm state='off'/>` in "
+            "`<features>`), or by OVMF that has SMRAM of its own (libvirt: a `<loader secure='yes'>`)",
         )
     return None
 

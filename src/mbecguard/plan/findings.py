@@ -32,12 +32,41 @@ UNEXPLAINED = frozenset({"unexplained-mapping", "unexplained-more", "unexplained
 REMAINING = frozenset({"start-page-kept", "free-space-kept", "free-space-unknown", "hooks-alone"})
 _B, _W, _I = Severity.BLOCKER, Severity.WARNING, Severity.INFO
 
+_NO_VMX = (
+    "have its machine started without VMX (QEMU: `-vmx` in `-cpu`; libvirt: "
+    "`<feature policy='disable' name='vmx'/>` in `<cpu>`)"
+)
+
 CATALOGUE: dict[str, Template] = {
     "guest-unreadable": Template(_B, "the guest cannot be surveyed: {problem}", "{advice}"),
     "settings-wrong": Template(_B, "the settings are wrong: {problem}", "{advice}"),
     "switched-off": Template(_B, "locking is switched off: lock.mode is off ({problem})", "{advice}"),
     "host-unusable": Template(_B, "the host cannot be asked: {problem}", "{advice}"),
     "host-unfit": Template(_B, "{problem}", "{advice}"),
+    "guest-vmx": Template(
+        _W,
+        "this guest's processor offers VMX: once its kernel switches that on, as KVM and VirtualBox do, the host "
+        "refuses a seal",
+        f"{_NO_VMX}, or keep kvm_intel from being loaded here",
+    ),
+    "guest-vmx-on": Template(
+        _B,
+        "the host cannot guard this guest while VMX is switched on: its processor offers that, and KVM or VirtualBox "
+        "uses it",
+        f"{_NO_VMX}; or unload kvm_intel here, if nothing needs it",
+    ),
+    "guest-irqchip": Template(
+        _B,
+        "the host cannot guard this guest: its processors have no x2APIC, as when QEMU keeps the local APICs instead "
+        "of KVM",
+        "have its machine started without `kernel-irqchip=off` (on and split will do; libvirt never asks for off) and "
+        "without `-x2apic` in `-cpu`",
+    ),
+    "guest-vendor": Template(
+        _B,
+        "the host cannot guard this guest: the processor is of {vendor}, whose counterpart of MBEC is not used",
+        "it takes a host with an Intel processor that has MBEC: Kaby Lake or later, Xeon from Skylake-SP",
+    ),
     "unexplained-mapping": Template(
         _B,
         "{pages} pages at {va:#x} (physical {pa:#x}) are kernel-executable, and nobody knows why; {whose}",
