@@ -15,8 +15,10 @@ debian='[0-9]+\.[0-9]+(\.[0-9]+)?\+deb[0-9]+(\.[0-9]+)*(-cloud|-rt)?-amd64' #: r
 room=32768 #: KiB that have to be free where modules are: three of them, and as much again while DKMS copies
 not_for_this_kernel=77 #: of DKMS
 
-by_dkms() { # ACTION RELEASE
-	dkms "$1" -m mbecguard-kvm -v 1 -k "$2" >>"$state/$2/log" 2>&1
+by_dkms() { # RELEASE ACTION...
+	release=$1
+	shift
+	dkms "$@" -m mbecguard-kvm -v 1 -k "$release" >>"$state/$release/log" 2>&1
 }
 
 # How many of our modules a kernel has.
@@ -153,8 +155,9 @@ renew_one() {
 	rm -rf "$state/$1/new" "$state/$1/making"
 	make_modules "$1" "$state/$1/making" || { rm -rf "$state/$1/making"; return 0; }
 	mv "$state/$1/making" "$state/$1/new"
-	by_dkms unbuild "$1" || :
-	if ! by_dkms install "$1" || [ "$(ours "$1")" != "$all" ]; then
+	by_dkms "$1" unbuild || :
+	# Forced: DKMS of Debian 12 replaces no module whose version equals that of its own, and KVM's have none.
+	if ! by_dkms "$1" install --force || [ "$(ours "$1")" != "$all" ]; then
 		rm -rf "$state/$1/new"
 		keeps "$1" other "DKMS does not install what was built"
 		return 0

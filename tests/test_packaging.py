@@ -91,7 +91,7 @@ step scripts sh -c 'cat /var/lib/dpkg/info/mbecguard.p*'
 must remove get remove {" ".join(NAMES)}
 step shim.gone shim
 step state state
-must purge get purge mbecguard mbecguard-shim-dkms
+must purge get purge {" ".join(NAMES)}
 step after files
 """
 
@@ -290,8 +290,9 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_every_unit_is_packaged(packages: dict[str, Path]) -> None:
-    held = {Path(path).name for path in held_by(packages[f"mbecguard_{__version__}_all.deb"])}
-    assert {path.name for path in SYSTEMD.iterdir()} <= held
+    for name, folder in (("mbecguard", SYSTEMD), ("mbecguard-host", SYSTEMD / "host")):
+        held = {Path(path).name for path in held_by(packages[f"{name}_{__version__}_all.deb"])}
+        assert {path.name for path in folder.iterdir() if path.is_file()} <= held
 
 
 def test_every_schema_is_packaged(packages: dict[str, Path]) -> None:

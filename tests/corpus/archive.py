@@ -59,6 +59,11 @@ def versions(suite: str, package: str) -> list[str]:
     return [row.split("|")[1].strip() for row in rows]
 
 
+def names(suite: str, prefix: str) -> list[str]:
+    """The packages of a suite whose names begin so."""
+    return _apt(suite, "apt-cache", "pkgnames", prefix).split()
+
+
 def download(suite: str, package: str, into: Path) -> Path:
     """The file of `NAME` or `NAME=VERSION`, in an empty folder."""
     _apt(suite, "apt-get", "download", package, folder=into)
@@ -100,12 +105,12 @@ def newest_kernel(names: list[str]) -> tuple[str, str] | None:
 
 def kernel(suite: str) -> Kernel:
     """The newest cloud kernel of a suite, downloaded and unpacked."""
-    names = _apt(suite, "apt-cache", "pkgnames", "linux-").split()
-    newest = newest_kernel(names)
+    found = names(suite, "linux-")
+    newest = newest_kernel(found)
     if not newest:
         die(f"the archive has no cloud kernel for {suite}", hint=f"remove {cache_dir() / 'apt'} and try again")
     package, release = newest
-    parts = [package] + [name for name in names if name == f"linux-modules-{release}"]
+    parts = [package] + [name for name in found if name == f"linux-modules-{release}"]
     folder = cache_dir() / "kernels" / release
     return Kernel(release, built(folder, lambda scratch: _unpack_kernel(suite, parts, release, scratch)))
 

@@ -26,11 +26,14 @@ ORIGINALS = f"var/lib/dkms/mbecguard-kvm/original_module/{RELEASE}/x86_64"
 #: As far as the tool uses it. What it is asked for stands in `asked`.
 DKMS = """
 cd "$MBECGUARD_HOST_ROOT"
-echo "$1 $7" >>asked
-modules=lib/modules/$7/updates/dkms
-case $1 in
+action=$1
+for release; do :; done
+case $action in install | unbuild) ;; *) release= ;; esac
+echo "$action $release" >>asked
+modules=lib/modules/$release/updates/dkms
+case $action in
 install)
-    rm -rf built && mkdir built && cd built && "$TOOL" build "$7" || exit
+    rm -rf built && mkdir built && cd built && "$TOOL" build "$release" || exit
     [ ! -e ../refuses ] || exit 6
     mkdir -p "../$modules" && for module in out/*.ko; do mv "$module" "../$modules/${module#out/}.xz"; done ;;
 unbuild) rm -f "$modules"/kvm*.ko.xz ;;
