@@ -203,6 +203,40 @@ UNSUPPORTED = Scenario(
 )
 
 
+NO_FAILURES = Scenario(
+    "no-failures",
+    "a refused lock fails systemd's check that no unit has failed; with the drop-in of docs/LIFE.md it does not",
+    staged(
+        """
+        enlist
+        systemctl -q enable systemd-boot-check-no-failures.service
+        """,
+        """
+        fact refused "$(up) $(unit mbecguard-lock.service)"
+        fact check "$(unit systemd-boot-check-no-failures.service) $(systemctl is-active boot-complete.target)"
+        mkdir /etc/systemd/system/mbecguard-lock.service.d
+        printf '[Service]\\nSuccessExitStatus=3\\n' >/etc/systemd/system/mbecguard-lock.service.d/refused.conf
+        """,
+        """
+        fact accepted "$(up) $(unit mbecguard-lock.service)"
+        fact check-then "$(unit systemd-boot-check-no-failures.service) $(systemctl is-active boot-complete.target)"
+        fact status "$(agent status --json) $(field state)"
+        """,
+    ),
+    {
+        "refused": "degraded exit-code 3 failed",
+        "check": re.compile("exit-code 1 failed inactive"),
+        "accepted": "running success 3 active",
+        "check-then": "success 0 active active",
+        "status": "6 open",
+    },
+    hosts=frozenset({Host.STOCK, Host.PLAIN}),
+    userland=Userland.INSTALLED,
+    slow=True,
+    setting=Setting(own_guest="no-failures"),
+)
+
+
 def _host_cannot(name: str, about: str, setting: Setting) -> Scenario:
     return Scenario(name, about, OPEN_BOOT, FAILED_BOOT, userland=Userland.INSTALLED, slow=True, setting=setting)
 
@@ -269,4 +303,14 @@ CONTAINER = Scenario(
     userland=Userland.INSTALLED,
 )
 
-SCENARIOS: tuple[Scenario, ...] = (SERVES, SERVICE, TROUBLES, HOST_OFF, MBEC_OFF, UNSUPPORTED, CONTAINER, SWITCHED_OFF)
+SCENARIOS: tuple[Scenario, ...] = (
+    SERVES,
+    SERVICE,
+    TROUBLES,
+    HOST_OFF,
+    MBEC_OFF,
+    UNSUPPORTED,
+    NO_FAILURES,
+    CONTAINER,
+    SWITCHED_OFF,
+)
