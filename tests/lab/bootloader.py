@@ -34,11 +34,12 @@ def make_disk(path: Path, loaders: dict[str, Path], entry: str, kernel: Path, in
     (tree / "loader/entries").mkdir(parents=True)
     (tree / "loader/loader.conf").write_text("timeout 0\n")
     (tree / f"loader/entries/{entry}.conf").write_text(f"title lab\nlinux /linux\ninitrd /initrd\noptions {words}\n")
-    _write_disk(path, tree)
+    write_disk(path, tree)
     shutil.rmtree(tree)
 
 
-def _write_disk(path: Path, tree: Path) -> None:
+def write_disk(path: Path, tree: Path) -> None:
+    """A GPT with one EFI system partition that holds the files of a folder."""
     with path.open("wb") as image:
         image.truncate(MIB << 20)
     run(["/sbin/sfdisk", "--quiet", path], given=f"label: gpt\nstart={START // 512}, type=U\n")
