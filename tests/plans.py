@@ -7,14 +7,23 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from mbecguard.host.base import Outcome
+from mbecguard.audit.claims import Grounds, Knob
+from mbecguard.audit.compare import Comparison
+from mbecguard.audit.conclude import conclude
+from mbecguard.audit.locked import locked
+from mbecguard.audit.value import Audit
+from mbecguard.host.base import HostMode, Outcome
 from mbecguard.plan.findings import finding
 from mbecguard.plan.planner import KeepRange, Plan, PlanKernel, Totals
 from mbecguard.plan.policy import CodeKind, Policy
-from mbecguard.records.chain import Entry
+from mbecguard.records.chain import ORIGIN, Entry
+from mbecguard.records.damage import DamagedError
 from mbecguard.records.identity import Identity
+from mbecguard.records.reasons import reason
 from mbecguard.records.record import EXPECTED, Evidence, Probe, Record, State
+from mbecguard.records.status import Status
 from mbecguard.records.store import Store
+from mbecguard.switches import SWITCHES
 from mbecguard.values.codec import digest
 from mbecguard.values.findings import Finding
 from mbecguard.values.pages import PageRange
@@ -102,4 +111,21 @@ def keep(store: Store, record: Record) -> Entry:
 def kept(store: Store) -> list[Record]:
     """All records of a history that can be believed, oldest first."""
     found = [entry for _, entry in store.history.chain.walk(store.history.head())]
-    return [entry.record for entry in reversed(found) if isinstance(entry, Entry)]
+    return [entry.record for entry in reversed(found) if not isinstance(entry, DamagedError)]
+
+
+def make_audit(**changes: Any) -> Audit:
+    """A clean audit of a guest that is sealed on the simulator."""
+    record = make_record()
+    grounds = Grounds(make_status(), record, CLEAN, tuple(Knob(switch, "auto", switch.value) for switch in SWITCHES))
+    entry = Entry(1, ORIGIN, record, "ab" * 32)
+    return replace(conclude(grounds, record.identity, entry, locked(PLAN, {})), **changes)
+
+
+def make_status(state: State = State.SEALED, **changes: Any) -> Status:
+    """What a simulated host answers of a sealed guest."""
+    status = Status(state, (), "simulator", True, HostMode.ENFORCE, 1, record=None, interrupted=None)
+    return replace(status, **changes)
+
+
+CLEAN = Comparison((), (), (), writable=0, reasons=(reason("audit-clean"),))

@@ -16,6 +16,8 @@ from enum import Enum, Flag
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
+from mbecguard.audit.report import Report
+from mbecguard.audit.value import Audit
 from mbecguard.guest.captured import Captured
 from mbecguard.learn.learner import Started, Written
 from mbecguard.learn.lessons import Lessons
@@ -24,9 +26,7 @@ from mbecguard.plan.findings import Check
 from mbecguard.plan.planner import Plan
 from mbecguard.readiness.check import HostCheck
 from mbecguard.records.boots import Boots
-from mbecguard.records.drift import Audit
 from mbecguard.records.record import Record
-from mbecguard.records.report import Report
 from mbecguard.records.status import Status
 from mbecguard.settings.load import DefaultFile, Described
 from mbecguard.values.codec import Hex, fields_of, is_hex

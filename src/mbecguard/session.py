@@ -10,6 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from mbecguard.audit.claims import Grounds, Knob
+from mbecguard.audit.compare import Comparison, Sight, compare
+from mbecguard.audit.conclude import announce, conclude
+from mbecguard.audit.kept import Audits, keep
+from mbecguard.audit.locked import build_ids, locked
+from mbecguard.audit.report import Report, report
+from mbecguard.audit.value import Audit, Locked
 from mbecguard.guest.captured import captured_guest
 from mbecguard.guest.live import live_guest
 from mbecguard.guest.mounts import volatile
@@ -33,17 +40,16 @@ from mbecguard.plan.findings import Check, check, finding
 from mbecguard.plan.planner import attribute
 from mbecguard.plan.policy import Policy, from_settings
 from mbecguard.records.boots import BootFile
-from mbecguard.records.drift import Audit, Look, audit
-from mbecguard.records.history import Bounds
-from mbecguard.records.identity import identify
+from mbecguard.records.chain import Entry
+from mbecguard.records.identity import Identity, identify
+from mbecguard.records.ledger import Bounds
 from mbecguard.records.reasons import Reason, reason
 from mbecguard.records.record import State
-from mbecguard.records.report import Report, report
 from mbecguard.records.status import Status, detailed, history_reasons, status, without_host
 from mbecguard.records.store import Store
 from mbecguard.settings.declared import WORDS
 from mbecguard.settings.load import COMMAND_LINE, OFF, Settings
-from mbecguard.switches import Knobs, LiveKnobs, SimulatedKnobs, compiles, decide, frozen, undone
+from mbecguard.switches import SWITCHES, Knobs, LiveKnobs, SimulatedKnobs, compiles, decide, frozen, undone
 from mbecguard.switches import findings as freeze_findings
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.events import Event, Tell
@@ -295,29 +301,56 @@ class Session:
         return undone(self.knobs, entry.record.frozen) if entry else ()
 
     def audit(self, tell: Tell) -> Audit:
-        """Survey again, and compare with the seal; what is found is announced. Dies if nothing is sealed.
+        """Survey again, compare with the seal, and keep the outcome; what is found is announced.
 
-        The history of locks is looked at as a whole, whatever the state.
+        Dies if the guest could not be compared; that is kept, too. The histories are looked at as a whole, whatever
+        the state.
         """
-        losses = self.store.check(self.guest.boot_id)
-        for loss in losses:
-            tell(Event.HISTORY_DAMAGED, {"what": str(loss)})
+        damage = self._damage(tell)
         status = self.status()
-        if status.state is not State.SEALED:
-            die(
-                f"nothing to audit: the guest is {status.state}, not sealed",
-                "`mbecguard status` tells why",
-                status.exit,
-            )
-        if (entry := self.store.last(self.guest.boot_id)) is None:
+        entry = self.store.last(self.guest.boot_id) if status.state in (State.SEALED, State.DEGRADED) else None
+        entry = entry if entry and entry.record.state is State.SEALED else None
+        found: tuple[Comparison, Locked] | None = None
+        error: UserError | None = None
+        if status.state is State.SEALED:
+            try:
+                found = self._compared(entry)
+            except UserError as problem:
+                error = problem
+        comparison, kept = found or (None, None)
+        grounds = Grounds(status, entry.record if entry else None, comparison, self._knobs(), bool(damage))
+        undone_now = self.undone(status) if found else ()
+        result = conclude(grounds, self._subject(entry), entry, kept, error=error, reasons=(*undone_now, *damage))
+        result = announce(keep(result, Audits(self.store)), tell)
+        if error:
+            raise error
+        return result
+
+    def _compared(self, entry: Entry | None) -> tuple[Comparison, Locked]:
+        if entry is None:
             die("nothing to compare with: the seal is not recorded yet", "`mbecguard lock` completes it")
+        seal = self.store.plan(entry.record)
         facts, symbols = survey(self.guest, self.places.cache, self.note)
         found = attribute(facts, entry.record.policy, symbols.nearest)
-        result = audit(entry, self.store.plan(entry.record), Look(found, facts.mappings, symbols.nearest))
-        result = replace(result, reasons=(*result.reasons, *self.undone(status), *history_reasons(self.store, losses)))
-        if not result.ok:
-            tell(Event.DRIFT, {"reason": f"{result.unknown} executable ranges are unknown to the seal"})
-        return result
+        return compare(seal, Sight(found, facts.mappings, symbols.nearest)), locked(seal, build_ids(facts))
+
+    def _damage(self, tell: Tell) -> tuple[Reason, ...]:
+        """Look at everything that is kept; damage is announced once, and told until a person has looked at it."""
+        losses, audits = self.store.check(self.guest.boot_id), Audits(self.store).check()
+        for part, found in (("locks", losses), ("audits", audits)):
+            for loss in found:
+                tell(Event.HISTORY_DAMAGED, {"part": part, "what": str(loss)})
+        return (*history_reasons(self.store, losses), *Audits(self.store).reasons(audits))
+
+    def _knobs(self) -> tuple[Knob, ...]:
+        choices = ((switch, self.settings.text(switch.setting)) for switch in SWITCHES)
+        return tuple(Knob(switch, choice, self.knobs.get(switch.knob)) for switch, choice in choices)
+
+    def _subject(self, entry: Entry | None) -> Identity:
+        """Whose audit it is; what the lock has learnt of kernel and host holds for the whole boot."""
+        found = identify(self.guest)
+        known = entry.record.identity if entry else replace(found, release=self.guest.release)
+        return replace(found, release=known.release, build_id=known.build_id, host_abi=known.host_abi)
 
     def report(self) -> Report:
         """The newest lock."""

@@ -1,130 +1,259 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest against its seal: what is new, what nobody explains, what is gone, and what cannot be compared."""
+"""An audit: what is claimed and whether it holds, the verdict, and that each one is kept."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mbecguard.guest.execmap import Mapping
-from mbecguard.plan.findings import finding
-from mbecguard.plan.planner import Attribution, Plan, Unexplained
-from mbecguard.plan.policy import CodeKind, Policy
+from mbecguard.audit.claims import CLAIMS, Grounds, Knob
+from mbecguard.audit.compare import Comparison
+from mbecguard.audit.conclude import UNCOVERED, announce, conclude
+from mbecguard.audit.kept import Audits, Kept, keep
+from mbecguard.audit.locked import locked
+from mbecguard.audit.value import Audit, Code, Result, Verdict
+from mbecguard.host.base import HostMode, Outcome
+from mbecguard.plan.policy import CodeKind
 from mbecguard.records.chain import ORIGIN, Entry
-from mbecguard.records.drift import Audit, Look, audit
+from mbecguard.records.ledger import Bounds
+from mbecguard.records.mend import faults
+from mbecguard.records.reasons import reason
+from mbecguard.records.record import State
+from mbecguard.records.store import Store
+from mbecguard.switches import SWITCHES
+from mbecguard.values.codec import decode, encode
 from mbecguard.values.errors import Exit, UserError
-from mbecguard.values.pages import PageRange
-from tests.plans import SPANS, TEXT_VA, keep_range, make_plan, make_record
+from mbecguard.values.events import Event, message
+from tests.plans import CLEAN, PLAN, TEXT_VA, make_audit, make_evidence, make_plan, make_record, make_status
 
-SEAL = make_plan()
-RECORD = make_record()
-PAGE = TEXT_VA >> 12
-HEAP = 0xFFFFC90000123
-GONE = finding("module-image-unusable", module="nft", problem="no file of it was found", advice="install it")
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
-
-def compare(plan: Plan = SEAL, *strange: Unexplained, seal: Plan = SEAL, writable: int | None = None) -> Audit:
-    mappings = tuple(Mapping(k.va, k.start << 12, len(k.pages) << 12) for k in plan.keep)
-    runs = ((run.virtual, run.offset) for run in strange)
-    mappings += tuple(
-        Mapping(virtual.start << 12, (virtual.start - offset) << 12, len(virtual) << 12, writable == virtual.start)
-        for virtual, offset in runs
-    )
-    entry = Entry(1, ORIGIN, make_record(plan_digest=seal.digest), "ab" * 32)
-    return audit(entry, seal, Look(Attribution(Policy(), plan, plan, strange), mappings, lambda va: f"near {va:#x}"))
+CODE = Code(0x32, 0x34, 0x32000, TEXT_VA, 2, CodeKind.BPF, "bpf", ".x", "a+0x1", writable=False, denied=True)
+SEAL = make_record(map_digest="cd" * 32, frozen=tuple(switch.knob for switch in SWITCHES))
 
 
-def run(virtual: int, frame: int, pages: int = 1) -> Unexplained:
-    return Unexplained(PageRange(virtual, virtual + pages), virtual - frame)
+def grounds(**changes: Any) -> Grounds:
+    knobs = tuple(Knob(switch, "auto", switch.value) for switch in SWITCHES)
+    whole = Grounds(make_status(map_digest="cd" * 32, simulated=False), SEAL, CLEAN, knobs)
+    return replace(whole, **changes)
 
 
-def test_a_guest_as_it_was_sealed() -> None:
-    found = compare()
-    assert (found.ok, found.exit, found.unknown) == (True, Exit.OK, 0)
-    assert (found.new, found.unexplained, found.stale) == ((), (), ())
-    assert [reason.id for reason in found.reasons] == ["audit-clean"]
-    assert (found.boot_id, found.sealed, found.plan_digest) == ("boot", RECORD.time, SEAL.digest)
-    assert found.record_digest == "ab" * 32
-    assert found.simulated
+def audited(found: Grounds, error: UserError | None = None) -> Audit:
+    entry = Entry(1, ORIGIN, found.seal, "ab" * 32) if found.seal else None
+    return conclude(found, SEAL.identity, entry, locked(PLAN, {}), error=error)
 
 
-def test_new_code_has_its_owner_its_place_and_its_rights() -> None:
-    now = replace(SEAL, keep=(*SEAL.keep, keep_range(50, 52, CodeKind.BPF)))
-    found = compare(now)
-    (code,) = found.new
-    assert (code.pfn_start, code.pfn_end, code.pa, code.va, code.pages) == (50, 52, 50 << 12, TEXT_VA + (50 << 12), 2)
-    assert (code.kind, code.owner, code.section) == (CodeKind.BPF, "owner50", ".text")
-    assert (code.symbol, code.writable, code.denied) == (f"near {code.va:#x}", False, True)
-    assert (found.ok, found.exit) == (False, Exit.DRIFT)
-    assert [reason.id for reason in found.reasons] == ["audit-new"]
+def results(found: Grounds) -> dict[str, Result]:
+    return {claim.id: claim.result for claim in audited(found).claims}
 
 
-def test_code_that_nobody_explains() -> None:
-    found = compare(SEAL, run(HEAP, 30, 2), writable=HEAP)
-    (code,) = found.unexplained
-    assert (code.pfn_start, code.pages, code.va, code.kind, code.owner) == (30, 2, HEAP << 12, None, "")
-    assert (code.writable, code.denied) == (True, True)
-    (reason,) = found.reasons
-    assert reason.id == "audit-unexplained"
-    assert "--deny-unexplained" not in reason.hint  # that is for who plans a lock
-    assert "capture" in reason.hint
+def test_a_clean_audit_claims_everything_and_all_of_it_holds() -> None:
+    found = audited(grounds())
+    assert (found.verdict, found.ok, found.exit) == (Verdict.PASS, True, Exit.OK)
+    assert {claim.result for claim in found.claims} == {Result.PASS}
+    assert [claim.id for claim in found.claims][: len(CLAIMS)] == [promise.id for promise in CLAIMS]
+    assert {claim.id for claim in found.claims[len(CLAIMS) :]} == {
+        *("freeze-ftrace", "freeze-kprobes", "freeze-bpf-jit", "freeze-kexec", "freeze-modules")
+    }
+    assert all(claim.text and claim.evidence and not claim.action for claim in found.claims)
+    assert (found.sealed, found.record_digest, found.plan_digest) == (SEAL.time, "ab" * 32, PLAN.digest)
+    assert (found.subject, found.boot_id, found.level) == (SEAL.identity, "boot", "exec")
+    assert found.uncovered == UNCOVERED["exec"]
+    assert found.uncovered
 
 
-def test_who_allocated_it_is_told_and_which_source_could_not_be_read() -> None:
-    untold = finding("source-unknown", what="JIT packs", problem="it is hidden", meaning="x", remedy="show it")
-    found = compare(replace(SEAL, findings=(untold,)), replace(run(HEAP, 30), owner="evil_init() of module evil"))
-    assert found.unexplained[0].owner == "evil_init() of module evil"
-    assert [reason.id for reason in found.reasons] == ["audit-unexplained", "audit-incomplete"]
-    assert ("JIT packs" in found.reasons[1].text, found.reasons[1].hint) == (True, "show it")
-    assert compare(replace(SEAL, findings=(untold,))).reasons[0].id == "audit-clean"
+SHOWN = make_evidence(CANARY_SEALED=Outcome.RAN)
 
 
-def test_a_second_mapping_of_kept_frames_is_told_and_not_called_denied() -> None:
-    found = compare(SEAL, run(HEAP, 10, 4))  # frames 8 to 12 are kept
-    assert [(code.pfn_start, code.pfn_end, code.denied) for code in found.unexplained] == [
-        (10, 12, False),
-        (12, 14, True),
+@pytest.mark.parametrize(
+    ("id_", "changes"),
+    [
+        ("host-enforces", {"status": make_status(State.DEGRADED, mode=HostMode.AUDIT)}),
+        ("map-sealed", {"status": make_status(State.DEGRADED)}),
+        ("map-as-sealed", {"status": make_status(State.DEGRADED, map_digest="ef" * 32)}),
+        ("denied-code-faults", {"seal": replace(SEAL, evidence=SHOWN)}),
+        ("cr-pinned", {"seal": replace(SEAL, pinned=False)}),
+        ("cr-pinned", {"status": make_status(State.DEGRADED, reasons=(reason("unpinned"),))}),
+        ("no-unknown-code", {"comparison": replace(CLEAN, new=(CODE,))}),
+        ("no-unknown-code", {"comparison": replace(CLEAN, unexplained=(CODE,))}),
+        ("no-writable-code", {"comparison": replace(CLEAN, writable=3)}),
+    ],
+)
+def test_each_claim_can_fail_and_then_the_audit_does(id_: str, changes: dict[str, Any]) -> None:
+    found = audited(grounds(**changes))
+    (claim,) = (claim for claim in found.claims if claim.id == id_)
+    assert (claim.result, claim.running, bool(claim.action)) == (Result.FAIL, False, True)
+    assert found.verdict is Verdict.FAIL
+    assert found.exit is (Exit.NOT_ENFORCED if found.ok or found.state is State.DEGRADED else Exit.DRIFT)
+
+
+@pytest.mark.parametrize(
+    ("id_", "changes"),
+    [
+        ("no-stale-code", {"comparison": replace(CLEAN, stale=(CODE,))}),
+        ("records-intact", {"damaged": True}),
+        ("freeze-ftrace", {"knobs": (Knob(SWITCHES[0], "auto", "1"),)}),
+    ],
+)
+def test_the_seal_holds_without_some_of_them(id_: str, changes: dict[str, Any]) -> None:
+    found = audited(grounds(**changes))
+    (claim,) = (claim for claim in found.claims if claim.id == id_)
+    assert (claim.result, bool(claim.action)) == (Result.WARN, True)
+    assert (found.verdict, found.exit) == (Verdict.PASS, Exit.OK)
+
+
+@pytest.mark.parametrize(
+    ("id_", "changes"),
+    [
+        ("map-as-sealed", {"status": make_status(map_digest=None)}),
+        ("freeze-ftrace", {"knobs": (Knob(SWITCHES[0], "auto", None),)}),
+        ("no-unknown-code", {"comparison": None}),
+    ],
+)
+def test_what_nobody_can_tell_is_unknown(id_: str, changes: dict[str, Any]) -> None:
+    (claim,) = (claim for claim in audited(grounds(**changes)).claims if claim.id == id_)
+    assert (claim.result, claim.running) == (Result.UNKNOWN, None)
+
+
+def test_a_switch_that_was_left_open_promises_nothing() -> None:
+    seal = replace(SEAL, frozen=())
+    found = grounds(seal=seal, knobs=(Knob(SWITCHES[0], "auto", "1"), Knob(SWITCHES[1], "off", SWITCHES[1].value)))
+    assert results(found)["freeze-ftrace"] is Result.NOT_APPLICABLE
+    assert results(found)["freeze-kprobes"] is Result.PASS  # somebody else has set it
+
+
+def test_a_simulated_lock_sets_no_switch() -> None:
+    found = results(grounds(status=make_status()))
+    assert {found[f"freeze-{name}"] for name in ("ftrace", "kexec", "modules")} == {Result.NOT_APPLICABLE}
+
+
+def test_of_an_open_guest_nothing_is_claimed() -> None:
+    status = make_status(State.OPEN, reasons=(reason("map-gone"),), mode=HostMode.OFF)
+    found = audited(grounds(status=status, seal=None, comparison=None))
+    assert (found.verdict, found.ok, found.exit, found.sealed) == (Verdict.NOT_APPLICABLE, False, Exit.OPEN, "")
+    assert {claim.result for claim in found.claims} == {Result.NOT_APPLICABLE, Result.PASS}
+    assert [why.id for why in found.reasons] == ["audit-not-sealed", "map-gone"]
+    audit_mode = make_status(State.APPLIED, mode=HostMode.AUDIT)
+    assert audited(grounds(status=audit_mode, seal=None, comparison=None)).exit is Exit.AUDIT_MODE
+
+
+def test_a_guest_that_cannot_be_compared_did_not_pass() -> None:
+    found = audited(grounds(comparison=None), UserError("no file", "install it"))
+    assert (found.verdict, found.exit) == (Verdict.ERROR, Exit.ERROR)
+    assert [(why.id, why.hint) for why in found.reasons] == [("audit-impossible", "install it")]
+
+
+def test_what_is_locked_by_kind_and_by_owner() -> None:
+    found = locked(PLAN, {"owner40": "11" * 20})
+    assert sum(share.pages for share in found.kinds) == sum(one.pages for one in found.owners) == PLAN.totals.keep_pages
+    assert [share.pages for share in found.kinds] == sorted((share.pages for share in found.kinds), reverse=True)
+    assert found.deny_pages == sum(map(len, PLAN.deny))
+
+
+def modules(base: int, *names: str) -> Any:
+    spans = [(base + 2 * number, base + 2 * number + 1) for number in range(len(names))]
+    plan = make_plan(spans)
+    return replace(plan, keep=tuple(replace(k, owner=name) for k, name in zip(plan.keep, names, strict=True)))
+
+
+def test_the_content_digest_knows_no_addresses() -> None:
+    ids = {"xfs": "11" * 20, "nft": "22" * 20}
+    here, there = modules(4, "xfs", "nft"), modules(30, "nft", "xfs")
+    assert here.digest != there.digest
+    assert locked(here, ids).content_digest == locked(there, ids).content_digest
+    others = [
+        locked(here, {**ids, "nft": "33" * 20}),
+        locked(modules(4, "xfs"), ids),
+        locked(replace(here, kernel=replace(here.kernel, build_id="cc" * 20)), ids),
     ]
-    assert [code.va >> 12 for code in found.unexplained] == [HEAP, HEAP + 2]
-    assert "denies 1 of them" in found.reasons[0].text
+    assert len({locked(here, ids).content_digest, *(one.content_digest for one in others)}) == 4
+    generated = replace(here, keep=(*here.keep, replace(here.keep[0], start=50, end=51, kind=CodeKind.BPF)))
+    assert locked(generated, ids).content_digest == locked(here, ids).content_digest
 
 
-def test_what_the_seal_denied_as_unexplained_is_known() -> None:
-    va, pa = HEAP << 12, 30 << 12
-    denied = finding("unexplained-denied", pages=2, va=va, pa=pa, whose="near x", owner="", symbol="x")
-    seal = replace(SEAL, findings=(denied,))
-    assert compare(SEAL, run(HEAP, 30, 2), seal=seal).ok
-    grown = compare(SEAL, run(HEAP, 30, 3), seal=seal)
-    assert [(code.pfn_start, code.pages) for code in grown.unexplained] == [(32, 1)]
-    assert not compare(SEAL, run(HEAP, 31, 2), seal=seal).ok
+def test_an_audit_comes_back_equal() -> None:
+    found = make_audit(unexplained=(CODE,))
+    assert decode(Audit, json.loads(json.dumps(encode(found)))) == found
+    with pytest.raises(ValueError, match=r"'mbecguard\.audit/1' is not 'mbecguard\.audit/2'"):
+        decode(Audit, {**encode(found), "schema": "mbecguard.audit/1"})
 
 
-def without_the_last(*findings: object) -> Plan:
-    plan = make_plan(SPANS[:-1])
-    return replace(plan, findings=(GONE,)) if findings else plan
+def test_every_audit_is_kept_in_a_chain(tmp_path: Path) -> None:
+    audits = Audits(Store(tmp_path))
+    made = [make_audit(), make_audit(verdict=Verdict.FAIL), make_audit()]
+    entries = [audits.add(one) for one in made]
+    assert [entry.previous for entry in entries] == [ORIGIN, entries[0].digest, entries[1].digest]
+    assert [entry.record for entry in audits.last(9)] == made[::-1]
+    assert audits.last(2) == entries[:0:-1]
+    assert audits.newest("boot") == entries[2]
+    assert audits.newest("another") is None
+    assert (audits.check(), audits.reasons()) == ((), ())
 
 
-def test_what_is_gone_is_no_drift() -> None:
-    found = compare(without_the_last())
-    assert found.ok
-    assert [(code.pfn_start, code.writable, code.denied) for code in found.stale] == [(40, None, False)]
+def test_audits_push_out_no_record_of_a_lock(tmp_path: Path) -> None:
+    store = Store(tmp_path, Bounds(size=8192, days=1))
+    seal = store.append(make_record(), PLAN)
+    audits = Audits(store)
+    for _ in range(5):
+        audits.add(make_audit())
+    assert len(audits.last(9)) == 1  # bounded
+    assert store.last("boot") == seal
 
 
-def test_a_missing_file_alone_makes_a_comparison_impossible() -> None:
-    with pytest.raises(UserError, match="cannot be compared with its seal: module nft") as caught:
-        compare(without_the_last(GONE), run(PAGE + 40, 40, 4))
-    assert caught.value.hint == GONE.hint
+def test_a_change_of_any_byte_is_found(tmp_path: Path) -> None:
+    audits = Audits(Store(tmp_path))
+    for _ in range(3):
+        audits.add(make_audit())
+    whole = {path: path.read_bytes() for path in sorted(audits.folder.rglob("*.json"))}
+    assert len(whole) == 4  # the head as well
+    for path, data in whole.items():
+        for at in range(0, len(data), 97):
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            assert list(faults(audits.ledger)), (path.name, at)
+        path.write_bytes(data)
+    assert not list(faults(audits.ledger))
 
 
-def test_a_missing_file_does_not_hide_what_is_found_elsewhere() -> None:
-    found = compare(without_the_last(GONE), run(PAGE + 40, 40, 4), run(HEAP, 30))
-    assert [code.pfn_start for code in found.unexplained] == [30]
-    assert found.stale == ()  # it is code still, whoever owns it
-    assert [reason.id for reason in found.reasons] == ["audit-unexplained", "audit-incomplete"]
-    assert found.exit is Exit.DRIFT
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_audit_that_is_gone_is_found_and_told(tmp_path: Path, number: int) -> None:
+    audits = Audits(Store(tmp_path))
+    for _ in range(3):
+        audits.add(make_audit())
+    audits.ledger.chain.file(number).unlink()
+    (loss,) = audits.check()
+    assert "is gone" in loss.what
+    assert audits.check() == ()  # it is known now
+    (why,) = audits.reasons()
+    assert (why.id, loss.what in why.text) == ("audits-damaged", True)
+    audits.add(make_audit())  # and stops no other
+    assert len(audits.last(9)) == 3
 
 
-def test_the_code_of_a_missing_file_at_another_place_is_not_known() -> None:
-    found = compare(without_the_last(GONE), run(PAGE + 44, 40, 4))
-    assert [(code.pfn_start, code.denied) for code in found.unexplained] == [(40, False)]
+def test_one_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    audits = Audits(Store(tmp_path))
+    with audits.store.exclusive():
+        kept = keep(make_audit(), audits)
+    assert (kept.digest, kept.audit.verdict) == ("", Verdict.PASS)
+    assert kept.audit.reasons[-1].id == "audit-unkept"
+    assert "another mbecguard is at work" in kept.audit.reasons[-1].text
+
+
+def told(audit: Audit) -> list[tuple[Event, dict[str, str]]]:
+    events: list[tuple[Event, dict[str, str]]] = []
+    announce(Kept(audit, "ef" * 32), lambda event, facts: events.append((event, facts)))
+    return events
+
+
+def test_each_verdict_is_announced_with_the_digest_of_the_audit() -> None:
+    ((event, facts),) = told(make_audit())
+    assert (event, facts["audit"], facts["record"]) == (Event.AUDIT_PASSED, "ef" * 32, "ab" * 32)
+    assert f"{PLAN.totals.keep_pages} pages are executable, as sealed" in message(event, facts)
+    drift = audited(grounds(comparison=Comparison((CODE,), (), (), 0, (reason("audit-new", ranges=1),))))
+    assert [event for event, _ in told(drift)] == [Event.DRIFT, Event.AUDIT_FAILED]
+    ((event, facts),) = told(audited(grounds(comparison=None), UserError("no file")))
+    assert (event, facts["verdict"]) == (Event.AUDIT_FAILED, "error")
+    assert told(make_audit(verdict=Verdict.NOT_APPLICABLE)) == []

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbecguard.records import history
+from mbecguard.records import ledger
 from mbecguard.records.chain import LOSSES, Head
 from mbecguard.records.damage import DamagedError, Loss
-from mbecguard.records.history import Bounds
+from mbecguard.records.ledger import Bounds
 from mbecguard.records.store import Store
 from mbecguard.values.files import signed, verified
 from tests.plans import PLAN, SPANS, keep, kept, make_plan, make_record
@@ -127,7 +127,7 @@ def test_what_is_beyond_the_bounds_goes_with_all_that_only_it_needed(
 
 def test_a_clock_that_is_far_ahead_once_makes_nothing_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = fill(tmp_path, count=5)
-    monkeypatch.setattr(history, "now", lambda: "2099-01-01T00:00:00+00:00")
+    monkeypatch.setattr(ledger, "now", lambda: "2099-01-01T00:00:00+00:00")
     Store(store.folder, Bounds(days=30)).append(replace(RECORDS[5], time="2099-01-01T00:00:00+00:00"), PLANS[5])
     assert len(kept(store)) == 6
 
@@ -159,7 +159,7 @@ def test_what_is_pruned_can_be_told_from_what_was_cut_off(tmp_path: Path) -> Non
 
 
 def test_no_lock_pays_for_a_bound_that_was_lowered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(ledger, "PRUNED_AT_ONCE", 2)
     folder = fill(tmp_path).folder
     store = Store(folder, Bounds(size=0))
     for number, left in enumerate((5, 4, 3, 2, 1, 1)):
@@ -168,7 +168,7 @@ def test_no_lock_pays_for_a_bound_that_was_lowered(tmp_path: Path, monkeypatch: 
 
 
 def test_what_is_lost_at_the_old_end_keeps_nothing_from_going(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(ledger, "PRUNED_AT_ONCE", 2)
     folder = fill(tmp_path).folder
     for number in (1, 2, 3, 5):
         file(Store(folder), number).unlink()

@@ -22,7 +22,7 @@ FLOORS = (
     {"plan"},
     {"records"},
     {"switches"},
-    {"lock", "learn"},
+    {"lock", "learn", "audit"},
     {"session"},
     {"service"},
     {"face"},

@@ -20,6 +20,7 @@ FACTS = (
         "folder",
         "text",
         "why",
+        "state",
         "pages",
         "kind",
         "found",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mbecguard.audit.report import report
 from mbecguard.face.text import Text
 from mbecguard.records.record import State
-from mbecguard.records.report import report
 from mbecguard.records.store import Store
 from mbecguard.values.errors import Exit, UserError
 from tests.plans import PLAN, keep, make_record

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mbecguard.audit.report import Report
 from mbecguard.face.look import NARROWEST
 from mbecguard.face.text import LEVELS, SIMULATED, Text
 from mbecguard.host.base import HostMode, Outcome
@@ -20,7 +21,6 @@ from mbecguard.plan.policy import CodeKind
 from mbecguard.records.chain import ORIGIN, Entry
 from mbecguard.records.reasons import Reason
 from mbecguard.records.record import State, Step
-from mbecguard.records.report import Report
 from mbecguard.records.status import Details, Named, Status
 from mbecguard.values.findings import Finding
 from tests.plans import BLOCKER, TEXT_VA, make_evidence, make_plan, make_record

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mbecguard.audit.value import Audit, Claim, Code, Result, Verdict
 from mbecguard.face.text import Text
 from mbecguard.plan.explain import Explanation, Page
-from mbecguard.records.drift import Audit, Code
+from mbecguard.values.escaped import escaped
 from mbecguard.values.pages import PAGE_SHIFT
 
 
@@ -22,7 +23,7 @@ def explanation(text: Text, answer: Explanation) -> Iterator[str]:
     yield from text.fill("", told, 0)
     for page in answer.pages:
         frame = f"pfn:{page.pfn:#x}" if page.pfn is not None else ""
-        yield f"  {page.va or 0:#x}  {frame:<16} {_verdict(text, page)}  {page.symbol}"
+        yield f"  {page.va or 0:#x}  {frame:<16} {_verdict(text, page)}  {escaped(page.symbol)}"
 
 
 def _simulated(simulated: bool) -> str:
@@ -53,7 +54,7 @@ def _page(text: Text, page: Page) -> Iterator[str]:
 
 
 def audit(text: Text, answer: Audit) -> Iterator[str]:
-    """How a guest differs from its seal: the ranges, then the verdict and what to do."""
+    """How a guest differs from its seal: the ranges, the verdict and what to do, then what is claimed."""
     for title, colour, codes in (
         ("unexplained", "red", answer.unexplained),
         ("new, will fault", "red", answer.new),
@@ -61,9 +62,32 @@ def audit(text: Text, answer: Audit) -> Iterator[str]:
     ):
         for code in codes:
             yield from text.fill(f"{text.paint(f'{title:>16}', colour)}  ", _code(code), 18)
-    verdict = text.paint("as sealed", "green") if answer.ok else text.paint("DRIFT", "red")
-    yield verdict + _simulated(answer.simulated)
+    told, colour = ("DRIFT", "red") if answer.unknown else _VERDICTS[answer.verdict]
+    yield text.paint(told, colour) + _simulated(answer.simulated)
     yield from text.reasons(answer.reasons)
+    yield from _claims(text, answer.claims)
+    if answer.locked:
+        yield from text.row("content", answer.locked.content_digest)
+
+
+_VERDICTS = {
+    Verdict.PASS: ("as sealed", "green"),
+    Verdict.FAIL: ("FAILED", "red"),
+    Verdict.NOT_APPLICABLE: ("nothing to audit", "yellow"),
+    Verdict.ERROR: ("not compared", "red"),
+}
+_RESULTS = {Result.PASS: "green", Result.WARN: "yellow", Result.FAIL: "red", Result.UNKNOWN: "yellow"}
+
+
+def _claims(text: Text, claims: tuple[Claim, ...]) -> Iterator[str]:
+    """What does not apply is for programs."""
+    shown = [claim for claim in claims if claim.result in _RESULTS]
+    if shown:
+        yield text.paint("Claims", "bold")
+    for claim in shown:
+        label = text.paint(f"{claim.result:>8}", _RESULTS[claim.result])
+        yield from text.fill(f"{label}  {claim.id:<18} ", f"{claim.text} ({claim.evidence})", 29)
+        yield from text.hint(claim.action, 29)
 
 
 def _code(code: Code) -> str:

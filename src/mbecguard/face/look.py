@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from mbecguard.values.escaped import escaped
 from mbecguard.values.findings import Finding, Severity
 
 NARROWEST = 20  #: columns that text gets on any terminal
@@ -39,7 +40,7 @@ class Look:
         Words are never broken: a digest or a path can be taken up by the mouse. `colour` is that of the text; `tail`,
         its last word, is dim.
         """
-        lead = len(_ESCAPE.sub("", first))
+        lead, text = len(_ESCAPE.sub("", first)), escaped(text)
         for number, line in enumerate(self._lines(f"{text} {tail}" if tail else text, lead, indent)):
             body = line.removesuffix(tail)
             painted = self.paint(body, colour) if colour else body

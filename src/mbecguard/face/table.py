@@ -168,8 +168,9 @@ COMMANDS: tuple[Command, ...] = (
         "audit",
         commands.audit,
         "Compare this guest with what was sealed",
-        "It is surveyed again, by the policy of the seal. "
-        "The exit status tells whether there is executable code that the seal does not know.",
+        "It is surveyed again, by the policy of the seal, and each promise of it is looked at. The outcome is kept, "
+        "also a clean one, and announced in the journal. The exit status tells whether there is executable code "
+        "that the seal does not know.",
         (
             ("mbecguard audit", "the running guest, as root"),
             ("systemctl enable --now mbecguard-audit.timer", "every day"),

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from mbecguard.audit.report import Audited, Report
+from mbecguard.audit.value import Verdict
 from mbecguard.face.look import Look, totals
 from mbecguard.face.output import Output
 from mbecguard.plan.findings import Check
@@ -13,10 +15,10 @@ from mbecguard.plan.planner import Plan
 from mbecguard.plan.policy import CodeKind
 from mbecguard.records.reasons import Reason
 from mbecguard.records.record import Evidence, Record, State
-from mbecguard.records.report import Report
 from mbecguard.records.status import Status
 from mbecguard.settings.declared import SETTINGS, toml_value
 from mbecguard.settings.load import Settings
+from mbecguard.values.escaped import escaped
 
 LEVELS = {"exec": "no new kernel code pages; kept text itself can still be overwritten (level exec)"}
 SIMULATED = "SIMULATED by the embedded host model: NOTHING on this machine is protected"
@@ -81,6 +83,15 @@ class Text(Look):
             yield from self.fill("", told, 0, colour="yellow")
         yield from self.record(report.record, report.plan)
         yield from self.row("record", report.digest)
+        yield from self._audited(report.audited)
+
+    def _audited(self, audited: Audited | None) -> Iterator[str]:
+        if not audited:
+            yield from self.row("audited", "never, as far as is kept: `mbecguard audit`", "yellow")
+            return
+        told = f"{audited.time}: {audited.verdict}, {audited.unknown} ranges unknown to the seal"
+        yield from self.row("audited", told, "" if audited.verdict is Verdict.PASS else "red")
+        yield from self.row("audit", audited.digest)
 
     def record(self, record: Record, plan: Plan | None) -> Iterator[str]:
         """A whole report about one attempt to lock."""
@@ -136,7 +147,7 @@ class Text(Look):
         if largest:
             yield self.paint(f"Owners, {len(largest)} in all", "bold")
         for (owner, kind), count in largest[:OWNERS]:
-            yield f"  {owner:<25} {count:>7} pages  {kind}"
+            yield f"  {escaped(owner):<25} {count:>7} pages  {kind}"
         if rest := largest[OWNERS:]:
             pages = sum(count for _, count in rest)
             yield f"  {f'and {len(rest)} more':<25} {pages:>7} pages  (--json has every range)"

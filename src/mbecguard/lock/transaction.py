@@ -74,7 +74,7 @@ class Transaction(Context):
         self.say(Event.LOCK_STARTED, host=self.host.name)
         lost = self.store.mend(self.boot_id)
         for loss in lost:
-            self.say(Event.HISTORY_DAMAGED, what=str(loss))
+            self.say(Event.HISTORY_DAMAGED, part="locks", what=str(loss))
         earlier, kept = self.store.journal(self.boot_id), self.store.last(self.boot_id)
         last = kept.record if kept else None
         remembered = (earlier and earlier.plan_digest) or (last and last.state is State.SEALED)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from mbecguard.records.damage import GONE, DamagedError, Loss, reading
 from mbecguard.records.record import Record
@@ -28,25 +28,29 @@ ENTRIES = "records"  #: their folder
 _ENTRY = re.compile(r"[0-9]{8,12}\.json")
 CUT = "it was cut off, and not pruned"
 
-T = TypeVar("T")
+T = TypeVar("T")  #: what the entries hold
+F = TypeVar("F")  #: what is in a file
 
 
 class CutError(DamagedError):
     """The history does not begin where it was pruned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+@dataclass(frozen=True)  # with slots it could not be made under the name of what it holds, as Entry is
+class Link(Generic[T]):
     """A record in its place. The digest names it: it is of the record, and of all that came before."""
 
     number: int
     previous: str  #: digest of the entry before
-    record: Record
+    record: T
     digest: str
     schema: str = ENTRY_SCHEMA
 
     def __post_init__(self) -> None:
         expect_schema(self.schema, ENTRY_SCHEMA)
+
+
+Entry = Link[Record]  #: of a lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,11 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """The files of the entries, and of the head."""
+class Chain(Generic[T]):
+    """The files of the entries, which are of one kind, and of the head."""
 
     folder: Path
+    kind: type[Link[T]]
 
     @property
     def head_file(self) -> Path:
@@ -96,34 +101,35 @@ class Chain:
         """The head, None if there is none. Raises DamagedError."""
         return _read(Head, self.head_file, drop_digest=True)
 
-    def entry(self, number: int) -> Entry:
+    def entry(self, number: int) -> Link[T]:
         """An entry by its number. Raises DamagedError."""
-        found = _read(Entry, self.file(number))
+        found = _read(self.kind, self.file(number))
         if found is None:
             raise DamagedError(self.file(number), GONE)
         if found.number != number:
             raise DamagedError(self.file(number), f"it is entry {found.number}")
         return found
 
-    def walk(self, head: Head) -> Iterator[tuple[int, Entry | DamagedError]]:
+    def walk(self, head: Head) -> Iterator[tuple[int, Link[T] | DamagedError]]:
         """Every entry from the newest to the oldest, or what is wrong with it; what is known to be lost is no news."""
         link = head.link
         for number in range(head.newest, head.oldest - 1, -1):
             found = self._linked(number, link, head)
             if found:
                 yield number, found
-            link = found.previous if isinstance(found, Entry) else ""
+            link = "" if found is None or isinstance(found, DamagedError) else found.previous
         if cut := self._cut(link, head):
             yield cut
 
-    def end(self, head: Head, number: int) -> Entry | DamagedError | None:
+    def end(self, head: Head, number: int) -> Link[T] | DamagedError | None:
         """The newest entry or the oldest, or what is wrong with it; None if it is known to be lost."""
         found = self._linked(number, head.link if number == head.newest else "", head)
-        if number == head.oldest and isinstance(found, Entry) and (cut := self._cut(found.previous, head)):
-            return cut[1]
-        return found
+        if found is None or isinstance(found, DamagedError):
+            return found
+        cut = self._cut(found.previous, head) if number == head.oldest else None
+        return cut[1] if cut else found
 
-    def _linked(self, number: int, link: str, head: Head) -> Entry | DamagedError | None:
+    def _linked(self, number: int, link: str, head: Head) -> Link[T] | DamagedError | None:
         try:
             entry = self.entry(number)
             if link and entry.digest != link:
@@ -142,10 +148,10 @@ def numbered(path: Path) -> int | None:
     return int(path.stem) if _ENTRY.fullmatch(path.name) else None
 
 
-def sign_entry(number: int, previous: str, record: Record) -> tuple[Entry, bytes]:
+def sign_entry(number: int, previous: str, record: T) -> tuple[Link[T], bytes]:
     """A record as an entry, and the content of its file."""
     data = {"schema": ENTRY_SCHEMA, "number": number, "previous": previous, "record": encode(record)}
-    return Entry(number, previous, record, digest(data)), signed(data)
+    return Link(number, previous, record, digest(data)), signed(data)
 
 
 def sign_head(head: Head) -> bytes:
@@ -153,7 +159,7 @@ def sign_head(head: Head) -> bytes:
     return signed(encode(head))
 
 
-def _read(kind: type[T], path: Path, *, drop_digest: bool = False) -> T | None:
+def _read(kind: type[F], path: Path, *, drop_digest: bool = False) -> F | None:
     with reading(path):
         try:
             data = verified(read_own(path))

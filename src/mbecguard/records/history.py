@@ -1,63 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The history of locks: appended to, and pruned from its old end.
+"""The history of locks: a ledger (ledger.py) in which each record names a plan, and is found by its boot.
 
-    history.json           the head of the chain (chain.py)
-    records/NUMBER.json    the entries
-    boots/BOOT             leads to the newest entry of a boot: nobody has to read the others to find it
-    plans/                 what the entries name (plans.py)
-    damaged/               what was not as it was written, kept aside for a person (mend.py)
-
-An append reads the head and the entries at both ends: its cost does not grow with the history. Each file is durable
-before another one leads to it, so a crash leaves at worst an entry beyond the head, which is taken up.
+boots/BOOT             leads to the newest entry of a boot: nobody has to read the others to find it
+plans/                 what the entries name (plans.py)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 
 from mbecguard.plan.planner import Plan
-from mbecguard.records.chain import ENTRIES, Chain, Entry, Head, numbered, sign_entry, sign_head
-from mbecguard.records.damage import GONE, DamagedError, reading
+from mbecguard.records.chain import ENTRIES, Entry, numbered
+from mbecguard.records.damage import DamagedError, reading
+from mbecguard.records.ledger import Bounds, Ledger
 from mbecguard.records.plans import Plans, on_disk
 from mbecguard.records.record import Record
-from mbecguard.values.clock import now
-from mbecguard.values.files import CHANGED, replace_file, replace_link, sync_folder
+from mbecguard.values.files import CHANGED, replace_link, sync_folder
 
-FOLDERS = (ENTRIES, "boots", "plans")
-PRUNED_AT_ONCE = 64  #: entries: no single lock pays for a setting that was lowered
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much is kept. The newest entry always is."""
+@dataclass(frozen=True)
+class History(Ledger[Record]):
+    """The history in a state folder."""
 
-    size: int = 64 << 20  #: bytes on disk
-    days: int = 730
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The history in a state folder. What writes raises OSError, and wants no other writer beside it."""
-
-    folder: Path
-
-    @property
-    def chain(self) -> Chain:
-        """Its entries."""
-        return Chain(self.folder)
+    kind: type[Entry] = Entry
 
     @property
     def plans(self) -> Plans:
         """What the entries name."""
         return Plans(self.folder / "plans")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Names of those that are made in its own."""
+        return (ENTRIES, "boots", "plans")
 
     def pointer(self, boot_id: str) -> Path:
         """The link that leads to the newest entry of a boot; a captured guest may call its boot anything."""
@@ -74,36 +54,18 @@ class History:
             raise DamagedError(self.pointer(boot_id), "it leads to a record of another boot")
         return entry
 
-    def newest(self) -> Entry | None:
-        """The newest entry of any boot. Raises DamagedError."""
-        head = self.head()
-        return self.chain.entry(head.newest) if head.newest else None
+    def size(self) -> int:
+        """Bytes on disk of all that is there."""
+        return super().size() + sum(map(on_disk, self.plans.files()))
 
-    def head(self) -> Head:
-        """The head of the chain. Raises DamagedError, also if it is gone and entries are there."""
-        head = self.chain.head()
-        if head is None and next(self.numbers(), None) is not None:
-            raise DamagedError(self.chain.head_file, GONE)
-        return head or Head()
-
-    def numbers(self) -> Iterator[int]:
-        """Numbers of the files of entries, as the folder has them."""
-        with suppress(OSError):
-            numbers = map(numbered, (self.folder / ENTRIES).iterdir())
-            yield from (number for number in numbers if number is not None)
+    def require(self, entry: Entry) -> None:
+        """Raises DamagedError if the plan that an entry names is gone or cannot be believed."""
+        self.plans.check(entry.record.plan_digest)
 
     def append(self, record: Record, plan: Plan, bounds: Bounds) -> Entry:
-        """Add a record, which is on the disk before this returns, and prune."""
-        head = self.head()
-        entry, data = sign_entry(head.newest + 1, head.link, record)
+        """Add a record and its plan, which are on the disk before this returns, and prune."""
         self.keep(plan)
-        self._put(self.chain.file(entry.number), data)
-        grown = replace(head, newest=entry.number, link=entry.digest, size=head.size + self.tie(entry))
-        pruned = tuple(islice(self._superfluous(grown, bounds), PRUNED_AT_ONCE))
-        self.write(_shortened(grown, pruned))
-        for one in pruned:
-            self._drop(one.entry)
-        return entry
+        return self.add(record, bounds)
 
     def keep(self, plan: Plan) -> None:
         """Have a plan on the disk before this returns."""
@@ -120,48 +82,20 @@ class History:
         sync_folder(pointer.parent)
         return cost + on_disk(file)
 
-    def write(self, head: Head) -> None:
-        """Have another head."""
-        self._put(self.chain.head_file, sign_head(head))
-
-    def _superfluous(self, head: Head, bounds: Bounds) -> Iterator[_Pruned]:
-        """What has to go, from the oldest on. The last is not lost: it anchors what stays."""
-        size, limit = head.size, self._limit(head, bounds)
-        for number in range(head.oldest, head.newest):
-            try:
-                entry = self.chain.entry(number)
-            except DamagedError:
-                if head.lacks(number):
-                    continue
-                return  # the next lock finds the oldest entry damaged, and keeps it aside
-            if size <= bounds.size and entry.record.time >= limit:
-                return
-            one = _Pruned(entry, self._cost(entry))
-            size -= one.size
-            yield one
-
-    def _limit(self, head: Head, bounds: Bounds) -> str:
-        """The time before which records are old. A clock that is wrong once, and far ahead, makes none old."""
-        try:
-            times = [now(), self.chain.entry(head.newest - 1).record.time]
-            return (min(map(datetime.fromisoformat, times)) - timedelta(days=bounds.days)).isoformat()
-        except (DamagedError, ValueError, TypeError, OverflowError):
-            return ""
-
-    def _cost(self, entry: Entry) -> int:
+    def cost(self, entry: Entry) -> int:
+        """Bytes that go with an entry, and with its plan if no later one names it."""
         digest = entry.record.plan_digest
         plan = self.plans.size(digest) if self.plans.namer(digest) == entry.number else 0
         return on_disk(self.chain.file(entry.number)) + plan
 
-    def _drop(self, entry: Entry) -> None:
-        """Remove a pruned entry, and what only it needed. What a crash leaves of them is harmless."""
-        with suppress(OSError, DamagedError):
-            record = entry.record
-            if self.pointed(self.pointer(record.boot_id)) == entry.number:
-                self.pointer(record.boot_id).unlink()
-            if self.plans.namer(record.plan_digest) == entry.number:
-                self.plans.drop(record.plan_digest)
-            self.chain.file(entry.number).unlink(missing_ok=True)
+    def drop(self, entry: Entry) -> None:
+        """Remove a pruned entry, and what only it needed. Raises OSError, DamagedError."""
+        record = entry.record
+        if self.pointed(self.pointer(record.boot_id)) == entry.number:
+            self.pointer(record.boot_id).unlink()
+        if self.plans.namer(record.plan_digest) == entry.number:
+            self.plans.drop(record.plan_digest)
+        super().drop(entry)
 
     def pointed(self, pointer: Path) -> int | None:
         """The number that the link of a boot leads to; None if there is none. Raises DamagedError."""
@@ -173,26 +107,3 @@ class History:
             if number is None:
                 raise ValueError(CHANGED)
         return number
-
-    def _put(self, path: Path, data: bytes) -> None:
-        self._made(path.parent.name if path.parent != self.folder else "")
-        replace_file(path, data)
-        sync_folder(path.parent)
-
-    def _made(self, name: str) -> Path:
-        folder = self.folder / name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
-
-
-@dataclass(frozen=True, slots=True)
-class _Pruned:
-    entry: Entry
-    size: int  #: bytes that this frees
-
-
-def _shortened(head: Head, pruned: tuple[_Pruned, ...]) -> Head:
-    if not pruned:
-        return head
-    last, size = pruned[-1].entry, head.size - sum(one.size for one in pruned)
-    return replace(head, oldest=last.number + 1, anchor=last.digest, size=max(0, size)).without()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Damage to the history: found, kept aside, and noted as lost, so that the next lock goes on.
+"""Damage to a history: found, kept aside, and noted as lost, so that what is appended next goes on.
 
 A lock looks at what it needs: the head, the entries at both ends, and that of its boot. An audit looks at everything.
 """
@@ -9,26 +9,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mbecguard.records.chain import ORIGIN, CutError, Head
 from mbecguard.records.damage import ASIDE, DamagedError, Loss, keep_aside
-from mbecguard.records.history import FOLDERS, History
-from mbecguard.records.plans import on_disk
+from mbecguard.records.history import History
+from mbecguard.records.ledger import Ledger
 
 TAKEN_UP = 64  #: entries beyond the head; a crash leaves one
 
 
-def faults(history: History) -> Iterator[Loss]:
+def faults(history: Ledger[Any]) -> Iterator[Loss]:
     """All that is wrong with the history and not known yet; reads all of it, and changes nothing."""
     yield from (Loss.of(number, error) for number, error in _faults(history))
 
 
-def known(history: History) -> tuple[Loss, ...]:
+def known(history: Ledger[Any]) -> tuple[Loss, ...]:
     """What was found lost, until a person has taken the folder of damaged things away. Raises DamagedError."""
     return history.head().lost if os.path.lexists(history.folder / ASIDE) else ()
 
 
-def _faults(history: History) -> Iterator[tuple[int, DamagedError]]:
+def _faults(history: Ledger[Any]) -> Iterator[tuple[int, DamagedError]]:
     try:
         head = history.head()
     except DamagedError as error:
@@ -39,7 +40,7 @@ def _faults(history: History) -> Iterator[tuple[int, DamagedError]]:
             yield number, found
         elif not head.lacks(number):
             try:
-                history.plans.check(found.record.plan_digest)
+                history.require(found)
             except DamagedError as error:
                 yield number, error
 
@@ -48,11 +49,13 @@ def _faults(history: History) -> Iterator[tuple[int, DamagedError]]:
 class Mender:
     """Keeps aside what is damaged. Wants no other writer beside it; raises OSError where it cannot write."""
 
-    history: History
+    history: Ledger[Any]
     found: list[Loss] = field(default_factory=list)
     _head: Head = field(default_factory=Head)
 
-    def mend(self, boot_id: str, damaged: Iterable[DamagedError] = (), *, everything: bool = False) -> tuple[Loss, ...]:
+    def mend(
+        self, boot_id: str = "", damaged: Iterable[DamagedError] = (), *, everything: bool = False
+    ) -> tuple[Loss, ...]:
         """Look at what a lock of a boot needs, or at everything; `damaged` is other damage that is known already.
 
         Returns what is found damaged now.
@@ -62,7 +65,8 @@ class Mender:
         for error in damaged:
             self._lose(0, error)
         self._take_up()
-        self._boot(boot_id)
+        if isinstance(self.history, History):
+            self._boot(self.history, boot_id)
         self._ends()
         if self._head != written or self.found:
             self.history.write(self._head)
@@ -73,7 +77,7 @@ class Mender:
         return tuple(self.found)
 
     def _folders(self) -> None:
-        for name in FOLDERS:
+        for name in self.history.folders:
             folder = self.history.folder / name
             if os.path.lexists(folder) and not folder.is_dir():
                 self._lose(0, DamagedError(folder, "it is no folder"))
@@ -95,8 +99,7 @@ class Mender:
             link = chain.entry(numbers[-1]).digest
         except DamagedError as error:
             self._lose(numbers[-1], error)
-        size = sum(map(on_disk, (*map(chain.file, numbers), *self.history.plans.files())))
-        return Head(numbers[0], ORIGIN if numbers[0] == 1 else "", numbers[-1], link, size)
+        return Head(numbers[0], ORIGIN if numbers[0] == 1 else "", numbers[-1], link, self.history.size())
 
     def _take_up(self) -> None:
         """Entries that a crash has kept the head from."""
@@ -114,16 +117,16 @@ class Mender:
             size = head.size + self.history.tie(entry)
             self._head = replace(head, newest=entry.number, link=entry.digest, size=size)
 
-    def _boot(self, boot_id: str) -> None:
-        number, pointer = 0, self.history.pointer(boot_id)
+    def _boot(self, history: History, boot_id: str) -> None:
+        number, pointer = 0, history.pointer(boot_id)
         try:
-            number = self.history.pointed(pointer) or 0
-            entry = self.history.newest_of(boot_id)
+            number = history.pointed(pointer) or 0
+            entry = history.newest_of(boot_id)
             if entry:
-                self.history.plans.check(entry.record.plan_digest)
+                history.require(entry)
         except DamagedError as error:
             self._lose(number, error)
-            if not os.path.lexists(self.history.chain.file(number)):
+            if not os.path.lexists(history.chain.file(number)):
                 pointer.unlink(missing_ok=True)
 
     def _ends(self) -> None:

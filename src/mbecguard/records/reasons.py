@@ -28,9 +28,21 @@ _AGAIN = "`mbecguard lock` completes it, or undoes and repeats it"
 CATALOGUE: dict[str, tuple[str, str]] = {
     "audit-clean": ("every executable page is one that the seal knows", ""),
     "audit-incomplete": ("not everything could be compared: {problem}", "{advice}"),
+    "audit-impossible": ("the guest could not be compared with its seal: {problem}", "{advice}"),
     "audit-new": (
         "{ranges} ranges of code are new since the seal: the host denies them, what runs there faults",
         "`mbecguard explain ADDRESS` says more of each; if they are wanted, create them before the next lock",
+    ),
+    "audit-not-sealed": ("nothing to audit: the guest is {state}, not sealed", "`mbecguard status` tells why"),
+    "audit-unkept": ("this audit is not kept: {problem}", "{advice}"),
+    "audit-writable": (
+        "{pages} pages of the kernel's own code are writable and executable at once",
+        "what can be written needs no new code: take it for an intrusion until you know better; `mbecguard plan` "
+        "names them",
+    ),
+    "audits-damaged": (
+        "the history of audits is damaged: {what}",
+        "compare what is left with the journal (`journalctl MBECGUARD_EVENT=AUDIT_PASSED`), then move {folder} away",
     ),
     "audit-unexplained": (
         "{ranges} ranges are executable since the seal, and nobody knows why; the host denies {denied} of them",

@@ -63,6 +63,7 @@ class Status:
     interrupted: Step | None
     denied: int | None = None  #: fetches, since the reset; null: the host does not tell
     refused: int | None = None  #: what a pin, a seal or the lack of SMRAM forbade, since the reset
+    map_digest: str | None = None  #: of what the host enforces; null: it does not tell
     details: Details | None = None  #: of the record, for --full
     time: str = field(default_factory=now)  #: when the host was asked; UTC, ISO 8601
     schema: str = SCHEMA
@@ -166,6 +167,7 @@ def _status(
         generation=answer.generation,
         denied=details.denied if details else None,
         refused=details.refused if details else None,
+        map_digest=details.map_digest if details else None,
         record=Named.of(memory.entry) if memory.entry else None,
         interrupted=memory.journal.step if memory.journal else None,
     )

@@ -14,18 +14,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from mbecguard.plan.planner import Plan
 from mbecguard.records import old
-from mbecguard.records.chain import Entry
+from mbecguard.records.chain import Entry, Link
 from mbecguard.records.damage import ASIDE, DamagedError, ForeignError, Loss, reading
-from mbecguard.records.history import Bounds, History
+from mbecguard.records.history import History
+from mbecguard.records.ledger import Bounds, Ledger, Timed
 from mbecguard.records.mend import Mender, faults, known
 from mbecguard.records.record import Journal, Record
 from mbecguard.values.codec import decode, encode
 from mbecguard.values.errors import UserError, die
 from mbecguard.values.files import read_own, replace_file, signed, unwritable, verified
+
+T = TypeVar("T", bound=Timed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +46,26 @@ class Store:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the folder's lock; dies if another agent has it, or somebody else could write here."""
-        with self._failing():
+        with self.writing():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._require_trust()
-        with self._failing():
+        with self.writing():
             file = os.fdopen(_private(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+")
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 die(f"another mbecguard is at work on this guest{_holder(file)}", "wait until it has finished")
-            with self._failing():
+            with self.writing():
                 file.truncate(0)
                 # Not buffered: on a full disk closing the file would try once more to write it, and fail.
                 os.write(file.fileno(), str(os.getpid()).encode())
             yield
+
+    def ledger(self, name: str, kind: type[Link[T]]) -> Ledger[T]:
+        """A chain of other records in a folder of this one. Raises DamagedError if others could have written it."""
+        self._require_trust()
+        return Ledger(self.folder / name, kind)
 
     def last(self, boot_id: str) -> Entry | None:
         """The newest record of this boot; no other is read. Raises DamagedError if it cannot be believed."""
@@ -91,7 +99,7 @@ class Store:
 
     def append(self, record: Record, plan: Plan) -> Entry:
         """Add one record with the plan that it names, durably; what the bounds do not allow goes."""
-        with self._failing():
+        with self.writing():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             entry = self.history.append(record, plan, self.bounds)
             old.retire(self.folder)
@@ -105,7 +113,7 @@ class Store:
                 read(boot_id)
             except DamagedError as error:
                 damaged.append(error)
-        with self._failing():
+        with self.writing():
             return Mender(self.history).mend(boot_id, damaged)
 
     def check(self, boot_id: str) -> tuple[Loss, ...]:
@@ -116,7 +124,7 @@ class Store:
         found = tuple(faults(self.history))
         with suppress(UserError):  # another one is at work, or nothing can be written: then it is only told
             if found:
-                with self.exclusive(), self._failing():
+                with self.exclusive(), self.writing():
                     return Mender(self.history).mend(boot_id, everything=True)
         return found
 
@@ -143,7 +151,7 @@ class Store:
 
     def note(self, journal: Journal | None, plan: Plan | None = None) -> None:
         """Remember how far the transaction is, with the plan that the journal names; None when it has ended."""
-        with self._failing():
+        with self.writing():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if journal:
                 if plan:
@@ -188,7 +196,8 @@ class Store:
             raise ForeignError(self.folder, found)
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """What goes wrong on the disk is told in words: dies."""
         try:
             yield
         except OSError as error:

@@ -229,14 +229,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "history.size",
         64,
-        "MiB that the records of locks and their plans take at most; the oldest go first, the newest stays",
+        "MiB that the records of locks and their plans take at most, and audits a quarter of that; the oldest go first",
         risks={"": "what has gone cannot be compared with any more"},
         bounds=(1, 65536),
     ),
     Setting(
         "history.days",
         730,
-        "days after which records of locks go",
+        "days after which records of locks and audits go",
         risks={"": "what has gone cannot be compared with any more"},
         bounds=(1, 36500),
     ),

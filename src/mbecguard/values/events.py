@@ -67,14 +67,25 @@ class Event(Enum):
     REARMED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a12", syslog.LOG_NOTICE, "rearmed: the next boot locks again")
     RELOAD_FAILED = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a13", syslog.LOG_ERR, "settings not reloaded: {reason}")
     HISTORY_DAMAGED = EventKind(
-        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a14", syslog.LOG_ERR, "the history of locks is damaged: {what}"
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a14", syslog.LOG_ERR, "the history of {part} is damaged: {what}"
     )
     SWITCH_UNDONE = EventKind("6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a15", syslog.LOG_WARNING, "sealed, but {reason}")
-
     BOOT_EXCUSED = EventKind(
         "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a16",
         syslog.LOG_NOTICE,
         "boot {boot} was locked and never confirmed, but {excuse}: this one may lock",
+    )
+    AUDIT_PASSED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a17",
+        syslog.LOG_INFO,
+        "audit passed: {pages} pages are executable, as sealed; audit {audit}",
+        more=("record", "content"),
+    )
+    AUDIT_FAILED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a18",
+        syslog.LOG_ALERT,
+        "audit FAILED: {reason}; audit {audit}",
+        more=("verdict",),
     )
 
 

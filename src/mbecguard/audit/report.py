@@ -1,18 +1,38 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The newest lock of a guest, and whether it is one of this boot."""
+"""The newest lock of a guest, whether it is one of this boot, and what audits have said of it since."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
 
+from mbecguard.audit.kept import Audits
+from mbecguard.audit.value import Audit, Verdict
 from mbecguard.plan.planner import Plan
+from mbecguard.records.chain import Link
 from mbecguard.records.damage import DamagedError
 from mbecguard.records.record import Record
 from mbecguard.records.store import Store
 from mbecguard.values.errors import Exit, die
 
 SCHEMA = "mbecguard.report/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """An audit by its name, with what matters most of it."""
+
+    time: str  #: UTC, ISO 8601
+    verdict: Verdict
+    digest: str  #: of its entry in the history; the event AUDIT_PASSED or AUDIT_FAILED has told it
+    boot_id: str
+    unknown: int  #: ranges that the seal does not know
+
+    @classmethod
+    def of(cls, entry: Link[Audit]) -> Audited:
+        """The name of an audit."""
+        audit = entry.record
+        return cls(audit.time, audit.verdict, entry.digest, audit.boot_id, audit.unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +43,7 @@ class Report:
     digest: str  #: of the record's entry in the history; the event SEALED has told it
     record: Record
     plan: Plan | None  #: null if it is damaged
+    audited: Audited | None = None  #: the newest audit of that boot; null: none is kept
     schema: str = SCHEMA
 
     @property
@@ -39,4 +60,6 @@ def report(store: Store, boot_id: str) -> Report:
     plan = None
     with suppress(DamagedError):
         plan = store.plan(entry.record)
-    return Report(entry.record.boot_id == boot_id, entry.digest, entry.record, plan)
+    audited = Audits(store).newest(entry.record.boot_id)
+    name = Audited.of(audited) if audited else None
+    return Report(entry.record.boot_id == boot_id, entry.digest, entry.record, plan, name)

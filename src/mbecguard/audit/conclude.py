@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From what was found to the value of an audit."""
+
+from __future__ import annotations
+
+from mbecguard.audit.claims import Grounds, claims
+from mbecguard.audit.kept import Kept
+from mbecguard.audit.value import Audit, Claim, Locked, Result, Verdict, Witness
+from mbecguard.records.chain import Entry
+from mbecguard.records.identity import Identity
+from mbecguard.records.reasons import Reason, reason
+from mbecguard.records.record import State
+from mbecguard.records.status import Status
+from mbecguard.values.clock import now
+from mbecguard.values.errors import UserError
+from mbecguard.values.events import Event, Tell
+
+#: What each level of protection leaves to others; docs/CONCEPTS.md, "What it does not stop".
+UNCOVERED: dict[str, tuple[str, ...]] = {
+    "exec": (
+        "code reuse (ROP, JOP): that is existing code",
+        "data-only attacks: credentials, modprobe_path, page tables of user processes",
+        "overwriting text that stays executable through a writable alias",
+        "text of a module that is unloaded after the lock: its pages stay executable",
+        "user space, DMA, the firmware's SMM, and anything before the lock",
+    )
+}
+
+
+def conclude(
+    grounds: Grounds,
+    subject: Identity,
+    entry: Entry | None,
+    locked: Locked | None,
+    *,
+    error: UserError | None = None,
+    reasons: tuple[Reason, ...] = (),
+) -> Audit:
+    """The audit of a guest; `entry` is that of its seal, and `error` why it could not be compared."""
+    status, found, judged = grounds.status, grounds.comparison, claims(grounds)
+    level = entry.record.level if entry else "exec"
+    return Audit(
+        verdict=_verdict(status, judged, error),
+        ok=bool(found and found.ok),
+        reasons=(*_reasons(grounds, error), *reasons),
+        state=status.state,
+        level=level,
+        uncovered=UNCOVERED[level],
+        subject=subject,
+        claims=judged,
+        locked=locked,
+        new=found.new if found else (),
+        unexplained=found.unexplained if found else (),
+        stale=found.stale if found else (),
+        witness=Witness(status.mode, status.generation, status.map_digest, status.denied, status.refused),
+        time=now(),
+        boot_id=subject.boot_id,
+        sealed=entry.record.time if entry else "",
+        simulated=status.simulated,
+        record_digest=entry.digest if entry else "",
+        plan_digest=entry.record.plan_digest if entry else "",
+    )
+
+
+def _verdict(status: Status, judged: tuple[Claim, ...], error: UserError | None) -> Verdict:
+    if status.state is State.DEGRADED:
+        return Verdict.FAIL
+    if status.state is not State.SEALED:
+        return Verdict.NOT_APPLICABLE
+    if error:
+        return Verdict.ERROR
+    return Verdict.FAIL if any(claim.result is Result.FAIL for claim in judged) else Verdict.PASS
+
+
+def _reasons(grounds: Grounds, error: UserError | None) -> tuple[Reason, ...]:
+    status = grounds.status
+    if status.state is not State.SEALED:
+        return (reason("audit-not-sealed", state=status.state), *status.reasons)
+    if error:
+        return (reason("audit-impossible", problem=error.message, advice=error.hint),)
+    writable = grounds.comparison.writable if grounds.comparison else 0
+    worse = (reason("audit-writable", pages=writable),) if writable else ()
+    return (*worse, *(grounds.comparison.reasons if grounds.comparison else ()))
+
+
+def announce(kept: Kept, tell: Tell) -> Audit:
+    """Tell how an audit ended; of a guest that is not sealed there is no news."""
+    audit, facts = kept.audit, {"audit": kept.digest or "not kept"}
+    if not audit.ok and audit.unknown:
+        tell(Event.DRIFT, {"reason": f"{audit.unknown} executable ranges are unknown to the seal"})
+    if audit.verdict is Verdict.PASS and audit.locked:
+        facts |= {"pages": str(audit.locked.totals.keep_pages), "content": audit.locked.content_digest}
+        tell(Event.AUDIT_PASSED, {**facts, "record": audit.record_digest})
+    elif audit.verdict is not Verdict.NOT_APPLICABLE:
+        failed = "; ".join(claim.id for claim in audit.claims if claim.result is Result.FAIL)
+        why = audit.reasons[0].text if audit.reasons else failed
+        tell(Event.AUDIT_FAILED, {**facts, "reason": why, "verdict": audit.verdict})
+    return audit
