@@ -49,7 +49,7 @@ unfit() {
 
 # What modules are made of: our sources, and the revision of the kernel, if its headers are there.
 sources() {
-	(cd "$here" && find build.sh patches src -type f | sort | xargs cat | sha256sum)
+	(cd "$here" && find build.sh patches src -type f | LC_ALL=C sort | xargs cat | sha256sum)
 }
 
 revision() {

@@ -107,6 +107,7 @@ step unbuilt files
 step status dkms status mbecguard-kvm/1
 step remove $sources/dkms.sh remove
 step gone dkms status mbecguard-kvm/1
+rm -rf $sources /var/lib/mbecguard-host "/lib/modules/{OTHER}" "/lib/modules/{FOREIGN}"
 """
 
 

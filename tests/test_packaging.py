@@ -116,6 +116,9 @@ package=$(realpath "/lib/modules/$release/build/include/generated/package.h")
 files() {{ for module in {" ".join(MODULES)}; do modinfo -k "$release" -n $module; done; }}
 made() {{ modinfo -k "$release" -F mbecguard_test kvm; }}
 deb() {{ dpkg -i /packages/mbecguard-kvm-host-dkms_$1_all.deb; }}
+# Of the test of DKMS, which has the same root.
+rm -rf /usr/src/mbecguard-kvm-* /var/lib/mbecguard-host /var/lib/dkms/mbecguard-kvm "/lib/modules/$release/updates"
+depmod "$release"
 must install deb {OLDER}
 step files files
 step made made
@@ -127,10 +130,15 @@ must upgrade deb {__version__}
 step made.upgrade made
 step told cat "/var/lib/mbecguard-host/$release/state"
 
-# It has come: what dpkg does when it has unpacked something below /usr/src.
+# It has come, as a package that has something below /usr/src.
 umount "$package"
-must source dpkg-trigger --by-package=linux-source-7.2 /usr/src
-must trigger dpkg --triggers-only --pending
+mkdir -p /tmp/source/DEBIAN /tmp/source/usr/src
+touch /tmp/source/usr/src/source
+for line in 'Package: source' 'Version: 1' 'Architecture: all' 'Maintainer: x <x@x.invalid>' 'Description: x'; do
+    echo "$line" >>/tmp/source/DEBIAN/control
+done
+dpkg-deb -b /tmp/source /tmp/source.deb >/dev/null
+must source dpkg -i /tmp/source.deb
 step made.trigger made
 step no.state cat "/var/lib/mbecguard-host/$release/state"
 
