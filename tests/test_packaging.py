@@ -105,7 +105,7 @@ must install rpm --nodeps -i /packages/*.rpm
 step version mbecguard --version
 step shim shim
 step verify systemd-analyze verify $units
-must erase rpm --nodeps -e mbecguard mbecguard-shim-dkms
+must erase rpm --nodeps -e mbecguard mbecguard-report mbecguard-shim-dkms
 step shim.gone shim
 step after files
 """

@@ -23,7 +23,7 @@ FLOORS = (
     {"records"},
     {"switches"},
     {"lock", "learn", "audit"},
-    {"session"},
+    {"session", "reports"},
     {"service"},
     {"face"},
     {"__main__"},

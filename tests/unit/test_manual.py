@@ -243,7 +243,7 @@ def test_bash_offers_what_help_tells(complete: Complete, capsys: pytest.CaptureF
         (["plan", "--set", "=", "policy.deny_unexplained", "=", ""], ["true", "false"]),
         (["plan", "--set", "boot.settle", "=", ""], []),
         (["plan", "--set", "lock.mode", "=", "audit", "--set", "lock.h"], ["lock.host="]),
-        (["report", "--format", ""], ["text", "json"]),
+        (["report", "--format", ""], ["text", "json", "html"]),
         (["explain", "_te"], []),
         (["--version", "repo"], ["report"]),
     ],

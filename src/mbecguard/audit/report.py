@@ -16,6 +16,7 @@ from mbecguard.records.store import Store
 from mbecguard.values.errors import Exit, die
 
 SCHEMA = "mbecguard.report/1"
+SHOWN = 30  #: audits of the history
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +64,21 @@ def report(store: Store, boot_id: str) -> Report:
     audited = Audits(store).newest(entry.record.boot_id)
     name = Audited.of(audited) if audited else None
     return Report(entry.record.boot_id == boot_id, entry.digest, entry.record, plan, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """All that is known of a guest's lock, for a page: the newest lock, the newest audit, and the audits before."""
+
+    report: Report | None  #: None: no lock was ever tried
+    audit: Audit | None  #: None: there was none in the boot of that lock
+    history: tuple[Audited, ...]  #: the newest first
+
+
+def dossier(store: Store, boot_id: str, audit: Audit | None = None) -> Dossier:
+    """Of a guest whose newest audit is `audit`, if one was made just now. Dies if nothing is known at all."""
+    audits = Audits(store)
+    found = report(store, boot_id) if audit is None or store.newest() else None
+    if found and not audit and (newest := audits.newest(found.record.boot_id)):
+        audit = newest.record
+    return Dossier(found, audit, tuple(map(Audited.of, audits.last(SHOWN))))

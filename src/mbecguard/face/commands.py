@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
+from mbecguard.audit.report import Dossier
 from mbecguard.face import code_text
 from mbecguard.face.output import Output
 from mbecguard.face.tell import teller
@@ -12,7 +14,7 @@ from mbecguard.face.text import Text
 from mbecguard.session import Session
 from mbecguard.settings.declared import default_file
 from mbecguard.settings.load import DefaultFile
-from mbecguard.values.errors import Exit
+from mbecguard.values.errors import Exit, die
 
 
 def check(options: argparse.Namespace, session: Session) -> Exit:
@@ -45,8 +47,12 @@ def status(options: argparse.Namespace, session: Session) -> Exit:
 
 
 def audit(options: argparse.Namespace, session: Session) -> Exit:
+    page = _page(options)
     found, out = session.audit(teller(session)), Output.of(options)
-    out.show(found, code_text.audit(Text.of(out), found))
+    if page:
+        out.write(page(session.dossier(found)))
+    else:
+        out.show(found, code_text.audit(Text.of(out), found))
     return found.exit
 
 
@@ -85,9 +91,24 @@ def daemon(options: argparse.Namespace, session: Session) -> Exit:
 
 
 def report(options: argparse.Namespace, session: Session) -> Exit:
+    page = _page(options)
     found, out = session.report(), Output.of(options)
-    out.show(found, Text.of(out).report(found))
+    if page:
+        out.write(page(session.dossier()))
+    else:
+        out.show(found, Text.of(out).report(found))
     return found.exit
+
+
+def _page(options: argparse.Namespace) -> Callable[[Dossier], str] | None:
+    """What makes a page, if one is wanted; dies if it is not installed, before anything is done."""
+    if options.format != "html":
+        return None
+    try:
+        from mbecguard.reports.page import page
+    except ModuleNotFoundError as error:
+        die(f"a page cannot be made: {error.name} is not installed", "install the package mbecguard-report")
+    return page
 
 
 def explain(options: argparse.Namespace, session: Session) -> Exit:

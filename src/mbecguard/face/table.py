@@ -67,8 +67,9 @@ def _status(parser: Parser) -> None:
     parser.add_argument("--full", action="store_true", help="the whole record of this boot as well, and its plan")
 
 
-def _report(parser: Parser) -> None:
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to show it")
+def _format(parser: Parser) -> None:
+    told = "how to show it; html: one page by itself, which needs the package mbecguard-report"
+    parser.add_argument("--format", choices=("text", "json", "html"), default="text", help=told)
 
 
 def _explain(parser: Parser) -> None:
@@ -173,9 +174,11 @@ COMMANDS: tuple[Command, ...] = (
         "that the seal does not know.",
         (
             ("mbecguard audit", "the running guest, as root"),
+            ("mbecguard audit --format html -o audit.html", "as a page for whoever has to sign it"),
             ("systemctl enable --now mbecguard-audit.timer", "every day"),
         ),
         (*OUTPUT, *GUEST, "host", *SETTINGS, *_FOLDERS),
+        own=_format,
         remembers=True,
     ),
     Command(
@@ -187,9 +190,10 @@ COMMANDS: tuple[Command, ...] = (
         (
             ("mbecguard report", "for people"),
             ("mbecguard report --json -o lock.json", "for programs, into a file"),
+            ("mbecguard report --format html -o lock.html", "as one page: verdict, claims, memory, owners"),
         ),
         (*OUTPUT, "guest", "host", *SETTINGS, *_STATE),
-        own=_report,
+        own=_format,
         remembers=True,
     ),
     Command(
