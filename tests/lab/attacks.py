@@ -69,6 +69,7 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("no boot CPU", "its BSP bit cleared, then INIT and SIPI for CPU 0", "shut down", "start-boot-cpu"),
     Attack("SMI", "an SMI to oneself, to run a handler of one's own", "dropped", "smi"),
     Attack("open SMM", "the same where SMRAM is the guest's own memory", "no seal", "smm-open"),
+    Attack("late SMM", "the same under a seal, as by a processor that is plugged later", "shut down", "smm-enter"),
     Attack(
         "unlocked SMM",
         "the same where the host bridge shows SMRAM to whoever asks (SeaBIOS)",

@@ -16,7 +16,7 @@ from mbecguard.values.errors import Exit, UserError
 from tests.corpus.cache import say
 
 from . import verdict
-from .layers import GUEST_SUITES, Host, Stack
+from .layers import GUEST_SUITES, HOST_SERIES, HOST_SUITES, Host, Stack
 from .run import run
 from .scenarios import find
 from .scenarios.costs import BOOTS, KVMS, SIZES
@@ -115,6 +115,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.lab.costs", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{' or '.join(TABLES)} (default: both)")
     parser.add_argument("--kernel", choices=GUEST_SUITES, default="6.12", help="the guest's (default 6.12)")
+    parser.add_argument("--host-kernel", choices=HOST_SUITES, default=HOST_SERIES, help=f"(default {HOST_SERIES})")
     parser.add_argument("--cpus", type=int, default=1, help="of the guest (default 1)")
     parser.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="for the boot (default 900)")
     parser.add_argument("--modules", type=Path, metavar="FOLDER", help="our KVM's, if not from the cache")
@@ -122,7 +123,9 @@ def main() -> int:
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no such table: {', '.join(sorted(unknown))}")
     try:
-        stack = Stack(options.kernel, Host.OURS, options.cpus, kvm_folder=options.modules)
+        stack = Stack(
+            options.kernel, Host.OURS, options.cpus, kvm_folder=options.modules, host_kernel=options.host_kernel
+        )
         problems = _measure(stack, options.tables or list(TABLES), options.limit)
     except UserError as error:
         print(f"error: {error.message}\n  hint: {error.hint}", file=sys.stderr)

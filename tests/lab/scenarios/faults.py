@@ -116,12 +116,19 @@ SCENARIOS: tuple[Scenario, ...] = (
             host run "$found | cut -d '(' -f 2 | cut -d ')' -f 1"
         }
         host run "mount -t tracefs trace $trace; echo 1 >$trace/events/kvmmmu/kvm_mmu_set_spte/enable" >/dev/null
-        # With a neighbour denied the page has an entry of its own.
-        fact before "$(protect "$(t canary 5)" $RW) $(t run 4) $(entry)"
+        # A change has the entry made again, and a denied neighbour has it made for one page.
+        fact neighbour "$(protect "$(t canary 5)" $RW) $(protect "$(t canary 4)" $RW)"
+        fact before "$(protect "$(t canary 4)" $RWX) $(t run 4) $(entry)"
         fact after "$(protect "$(t canary 4)" $RW) $(t run 4) $(usertool run 4) $(entry)"
+        fact granted "$(protect "$(t canary 4)" $RWX) $(protect "$(t canary 5)" $RWX) $(t run 4) $(t run 5)"
         """,
         # Linux 7.2 has one letter for both x and u of older ones; patches/6.12-mbec.patch has X and x.
-        {"before": re.compile("0 ran rw(xu|Xxu) *"), "after": re.compile(f"0 {re.escape(DENIED)} ran rw-(u|xu) *")},
+        {
+            "neighbour": "0 0",
+            "before": re.compile("0 ran rw(xu|Xxu) *"),
+            "after": re.compile(f"0 {re.escape(DENIED)} ran rw-(u|xu) *"),
+            "granted": "0 0 ran ran",
+        },
     ),
     Scenario(
         "straddle",
