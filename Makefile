@@ -101,7 +101,7 @@ lab-full: setup-lab $(KVM)
 	$(LAB) --guest installed --cpus 2 service
 	$(LAB) --guest installed --cpus 2 troubles learned early reboots broken-boots wrong-plan host-off mbec-off
 	$(LAB) --kvm stock --guest installed unsupported
-	$(LAB) --kvm plain --guest installed assessed left asked no-failures
+	$(LAB) --kvm plain --guest installed assessed left asked no-failures volatile
 
 $(CACHE)/kvm-modules/%/READY: $(shell find kvm-host -type f -not -path '*/tests/*')
 	kvm-host/build-in-root.sh $*

@@ -237,6 +237,27 @@ NO_FAILURES = Scenario(
 )
 
 
+VOLATILE = Scenario(
+    "volatile",
+    "where /var is in memory the service does not lock: it has no place for the count of boots, and says so",
+    f"""
+    {ENLISTED}
+    fact var "$(up >/dev/null) $(findmnt -n -o FSTYPE /var)"
+    fact unit "$(unit mbecguard-lock.service)"
+    fact reason "$(agent status --json) $(field reasons)"
+    """,
+    {
+        "var": re.compile(" *tmpfs"),
+        "unit": "exit-code 3 failed",
+        "reason": re.compile("6 .*no place for the count of boots: .* is on tmpfs .mounted at /var.*"),
+    },
+    hosts=frozenset({Host.PLAIN}),
+    userland=Userland.INSTALLED,
+    slow=True,
+    setting=Setting(cmdline="systemd.volatile=state"),
+)
+
+
 def _host_cannot(name: str, about: str, setting: Setting) -> Scenario:
     return Scenario(name, about, OPEN_BOOT, FAILED_BOOT, userland=Userland.INSTALLED, slow=True, setting=setting)
 
@@ -311,6 +332,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     MBEC_OFF,
     UNSUPPORTED,
     NO_FAILURES,
+    VOLATILE,
     CONTAINER,
     SWITCHED_OFF,
 )
