@@ -19,11 +19,10 @@ WORDS = """
         return 1
     }
 
-    # VALUE: a variable of UEFI's gets it; what it then holds.
+    # VALUE: a new variable of UEFI's gets it; what it then holds.
     variable() {
         mountpoint -q /sys/firmware/efi/efivars || mount -t efivarfs efivarfs /sys/firmware/efi/efivars
-        file=/sys/firmware/efi/efivars/Lab-6d1b3a52-2d6a-4f0e-8f8c-0d6f3c1f2a11
-        [ ! -e $file ] || chattr -i $file
+        file=/sys/firmware/efi/efivars/Lab$1-6d1b3a52-2d6a-4f0e-8f8c-0d6f3c1f2a11
         printf '\\007\\0\\0\\0%s' "$1" >$file
         tr -cd a-z <$file
     }
@@ -142,7 +141,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact counted $(($(guarded violations) - denied))
         fact neighbour "$(t run 0) $(usertool run 0) $(works sh -c 'for i in $(seq 20); do /bin/true || exit 1; done')"
         fact state "$(agent status)"
-        t poke $(($(address_of pm_chain_head) + 40)) 0 8 # its list, behind the semaphore
+        list=$(python3 -c "print(hex($(address_of pm_chain_head) + 40))") # behind the semaphore
+        t poke "$list" 0 8
         fact nap-by-data "$(nap) $(guarded sealed)"
         fact told "$(agent status --json) $(field state)"
         fact open "$(t frame "$(place dmi)")"
