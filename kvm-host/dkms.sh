@@ -119,7 +119,10 @@ mend() {
 		rm -f "$tree/lib/modules/$1/updates/dkms/$module.ko"*
 	done
 	for origin in "$tree/var/lib/dkms/mbecguard-kvm/original_module/$1"/*/*.origin; do
-		[ ! -f "${origin%.origin}" ] || mv "${origin%.origin}" "$tree$(cat "$origin")"
+		[ -f "${origin%.origin}" ] || continue
+		place=$tree$(cat "$origin")
+		mkdir -p "$(dirname "$place")" # DKMS takes away folders that it has emptied
+		mv "${origin%.origin}" "$place"
 		rm -f "$origin"
 	done
 	[ -n "$tree" ] || depmod "$1"

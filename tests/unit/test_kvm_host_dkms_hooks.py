@@ -343,6 +343,15 @@ def test_half_a_kvm_is_taken_away(machine: Machine) -> None:
     assert left == {f"{OURS}/other.ko.xz", f"{STOCK[1:]}/kvm.ko.xz", f"{STOCK[1:]}/kvm-intel.ko.xz"}
 
 
+def test_stock_modules_whose_folder_dkms_took_away_are_put_back(machine: Machine) -> None:
+    """`dkms kernel_preinst`, which a kernel's package calls, leaves no empty folder."""
+    shutil.rmtree(machine.folder / f"{STOCK[1:]}")
+    machine.has(f"{OURS}/kvm.ko.xz", f"{ORIGINALS}/kvm.ko.xz")
+    machine.has(f"{ORIGINALS}/kvm.ko.xz.origin", text=f"{STOCK}/kvm.ko.xz\n")
+    assert machine.run("mend", RELEASE).returncode == 0
+    assert (machine.folder / f"{STOCK[1:]}/kvm.ko.xz").read_text() == f"{ORIGINALS}/kvm.ko.xz"
+
+
 def test_stock_modules_of_a_package_that_came_again_stay(machine: Machine) -> None:
     """DKMS keeps those of before, and would put them back over the new ones."""
     machine.has(f"{ORIGINALS}/kvm.ko.xz", f"{ORIGINALS}/kvm-intel.ko.xz")
