@@ -53,6 +53,7 @@ from mbecguard.switches import SWITCHES, Knobs, LiveKnobs, SimulatedKnobs, compi
 from mbecguard.switches import findings as freeze_findings
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.events import Event, Tell
+from mbecguard.values.facts import known
 from mbecguard.values.findings import Finding
 
 SIMULATED = "simulated"  #: folder, below the state's
@@ -221,7 +222,7 @@ class Session:
 
     def _host_findings(self) -> list[Finding]:
         """What the host answers; of one that cannot guard this machine, why, as far as this guest can tell."""
-        cpuinfo = self.guest.tree.text("proc/cpuinfo") or ""
+        cpuinfo = known(self.guest.tree.fact("proc/cpuinfo"), "")
         try:
             unfit = misfit(self.host.query(), self.settings.text("lock.mode"))
         except UserError as error:
