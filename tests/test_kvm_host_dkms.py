@@ -7,6 +7,7 @@ All steps run once for one content of kvm-host; what they printed is kept in the
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.corpus.cache import built, cache_dir, digest, run, say
 from tests.hostmaker import Host
 from tests.lab.layers import HOST_SERIES, HOST_SUITES
 from tests.lab.locks import alone
-from tests.packages import Steps, reader
+from tests.packages import OVERLAY, Steps, reader
 
 pytestmark = pytest.mark.lab
 
@@ -59,7 +60,6 @@ with_other_headers() {{
 }}
 mount -t proc proc /proc
 state=/var/lib/mbecguard-host/$release/state
-rm -rf /out /var/lib/mbecguard-host /var/lib/dkms/mbecguard-kvm $sources "/lib/modules/$release/updates"
 mkdir -p /out "/lib/modules/{OTHER}/build/include" "/lib/modules/{FOREIGN}/build/include"
 depmod "$release"
 cd /
@@ -107,7 +107,6 @@ step unbuilt files
 step status dkms status mbecguard-kvm/1
 step remove $sources/dkms.sh remove
 step gone dkms status mbecguard-kvm/1
-rm -rf $sources /var/lib/mbecguard-host "/lib/modules/{OTHER}" "/lib/modules/{FOREIGN}"
 """
 
 
@@ -122,7 +121,7 @@ def steps(release: str) -> Steps:
     content = (part for path in sources for part in (str(path.relative_to(KVM_HOST)), path.read_bytes()))
     with alone("lab-dkms", LIMIT):
         root = dkms_root(release)
-        key = digest(root.name, STEPS, *content)
+        key = digest(root.name, OVERLAY, STEPS, *content)
         folder = built(cache_dir() / f"lab-dkms-{key}", lambda scratch: _take_steps(root, release, scratch))
     return reader(folder)
 
@@ -136,18 +135,21 @@ def dkms_root(release: str) -> Path:
         say(f"{HOST_SUITES[HOST_SERIES]} root by mmdebstrap: {' '.join(packages)}")
         run([*words, scratch / "root", source_line(HOST_SUITES[HOST_SERIES])], limit=LIMIT)
 
-    return built(cache_dir() / f"lab-dkms-root-{digest(*words)}", make)
+    return built(cache_dir() / f"dkms-root-{digest(*words)}", make)
 
 
 def _take_steps(folder: Path, release: str, into: Path) -> None:
-    root = folder / "root"
-    shutil.rmtree(root / "kvm-host", ignore_errors=True)
-    shutil.copytree(KVM_HOST, root / "kvm-host")
-    # The mounts go away with the shell's namespace.
-    run(["unshare", "--mount", "chroot", root, "sh", "-euc", STEPS, "sh", release], limit=LIMIT)
-    for path in (root / "out").iterdir():
-        shutil.copy(path, into)
-    log = (root / "out/make.log").read_text()
+    """In an overlay: whatever goes wrong, the root stays as it is."""
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as name:
+        scratch = Path(name)
+        for part in ("upper", "work", "root"):
+            (scratch / part).mkdir()
+        shutil.copytree(KVM_HOST, scratch / "upper/kvm-host")
+        steps = STEPS.replace("release=$1", f"release={release}", 1)
+        run(["unshare", "--mount", "--net", "sh", "-euc", OVERLAY, "sh", folder / "root", scratch, steps], limit=LIMIT)
+        for path in (scratch / "upper/out").iterdir():
+            shutil.copy(path, into)
+    log = (into / "make.log").read_text()
     if not log.endswith("\n0") or "# exit code: 0" not in log:
         die("DKMS does not build kvm-host", hint=log[-3000:])
 

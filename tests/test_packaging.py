@@ -118,9 +118,6 @@ package=$(realpath "/lib/modules/$release/build/include/generated/package.h")
 files() {{ for module in {" ".join(MODULES)}; do modinfo -k "$release" -n $module; done; }}
 made() {{ modinfo -k "$release" -F mbecguard_test kvm; }}
 deb() {{ dpkg -i /packages/mbecguard-kvm-host-dkms_$1_all.deb; }}
-# Of the test of DKMS, which has the same root.
-rm -rf /usr/src/mbecguard-kvm-* /var/lib/mbecguard-host /var/lib/dkms/mbecguard-kvm "/lib/modules/$release/updates"
-depmod "$release"
 must install deb {OLDER}
 step files files
 step made made
