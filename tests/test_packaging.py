@@ -262,7 +262,7 @@ def test_purge_leaves_nothing_behind(life: Steps) -> None:
 def host(packages: dict[str, Path]) -> Iterator[tuple[str, Steps]]:
     release = kernel(HOST_SUITES[HOST_SERIES]).release
     with alone("lab-dkms", LIMIT):
-        script = HOST_LIFE.replace("$1", release)
+        script = HOST_LIFE.replace("release=$1", f"release={release}", 1)
         files = [packages[f"mbecguard-kvm-host-dkms_{version}_all.deb"] for version in (OLDER, __version__)]
         yield release, reader(steps_in(dkms_root(release) / "root", files, script))
 
