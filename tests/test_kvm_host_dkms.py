@@ -103,6 +103,7 @@ step again renew
 step whole files
 
 step prerm dkms kernel_prerm -k "$release"
+depmod "$release" # DKMS 3.2.2 skips it, with no kernel's name in its argument: this kernel is going
 step unbuilt files
 step status dkms status mbecguard-kvm/1
 step remove $sources/dkms.sh remove
