@@ -208,8 +208,8 @@ class Session:
         if self._switched_off:
             origin, advice = self._switched_off
             findings.append(finding("switched-off", problem=origin, advice=advice))
-        if self.volatile:
-            findings.append(finding("state-volatile", problem=self.volatile))
+        if forgets := self.volatile:
+            findings.append(finding("state-volatile", problem=forgets))
         try:
             seen = self.look()
             findings += [*seen.plan.findings, *freeze_findings(seen.decisions, self.knobs)]
@@ -350,8 +350,8 @@ class Session:
     def _subject(self, entry: Entry | None) -> Identity:
         """Whose audit it is; what the lock has learnt of kernel and host holds for the whole boot."""
         found = identify(self.guest)
-        known = entry.record.identity if entry else replace(found, release=self.guest.release)
-        return replace(found, release=known.release, build_id=known.build_id, host_abi=known.host_abi)
+        learnt = entry.record.identity if entry else replace(found, release=self.guest.release)
+        return replace(found, release=learnt.release, build_id=learnt.build_id, host_abi=learnt.host_abi)
 
     def report(self) -> Report:
         """The newest lock."""

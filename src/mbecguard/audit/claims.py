@@ -109,27 +109,30 @@ def _cr_pinned(grounds: Grounds) -> Judged:
     return Judged(True, True, pinned, (bits if pinned else "CR4.SMEP can be cleared") + untried, _RELOCK)
 
 
-def _no_unknown_code(grounds: Grounds) -> Judged:
-    found = grounds.comparison
-    if not found:
-        return Judged(None, True, None, _UNCOMPARED)
+def _compared(judge: Callable[[Comparison], Judged]) -> Callable[[Grounds], Judged]:
+    """What rests on the comparison with the seal: unknown without one."""
+
+    def judged(grounds: Grounds) -> Judged:
+        return judge(grounds.comparison) if grounds.comparison else Judged(None, True, None, _UNCOMPARED)
+
+    return judged
+
+
+@_compared
+def _no_unknown_code(found: Comparison) -> Judged:
     told = f"{len(found.new)} new ranges, {len(found.unexplained)} that nobody explains"
     action = "`mbecguard explain ADDRESS` of each; `mbecguard capture DIR` keeps what is there"
     return Judged(True, True, found.ok, told, action)
 
 
-def _no_writable_code(grounds: Grounds) -> Judged:
-    found = grounds.comparison
-    if not found:
-        return Judged(None, True, None, _UNCOMPARED)
+@_compared
+def _no_writable_code(found: Comparison) -> Judged:
     action = "whoever can write to memory can change it, sealed or not; find out who made it so"
     return Judged(True, True, not found.writable, f"{found.writable} writable pages", action)
 
 
-def _no_stale_code(grounds: Grounds) -> Judged:
-    found = grounds.comparison
-    if not found:
-        return Judged(None, True, None, _UNCOMPARED)
+@_compared
+def _no_stale_code(found: Comparison) -> Judged:
     told = f"{sum(code.pages for code in found.stale)} pages in {len(found.stale)} ranges are code no more"
     action = "what gets into them can run; they go at the next lock"
     return Judged(True, True, not found.stale, told, action, Result.WARN if found.stale else Result.PASS)
