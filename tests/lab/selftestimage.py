@@ -14,6 +14,7 @@ from tests.corpus.cache import built, cache_dir, digest, run, say
 from .cpio import Node, file, link, packed, program
 from .layers import Host, Stack, kvm
 from .parts import busybox, modules, script, stripped
+from .testmodule import probe
 
 GUEST = "7.2"  #: of a stack that has none
 APPLETS = ("rmmod", "timeout", "whoami", "dirname")
@@ -30,6 +31,8 @@ def initrd(series: str, of: Kernel, vendor: str, commands: Mapping[str, str], pa
     tree = busybox() | {f"bin/{applet}": link("busybox") for applet in APPLETS}
     tree |= {"init": script("host/selftests"), "lab/selftests": file(lines)}
     tree["etc/passwd"] = file("root:x:0:0::/:/bin/sh\n")
+    if vendor == "intel":
+        tree["lab/vmcs.ko"] = file(probe(series, of.release).read_bytes())
     for host in (Host.STOCK, Host.OURS):
         tree |= _kvm(series, of, f"kvm_{vendor}", host)
     folder = _programs(series, paths)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -132,11 +133,22 @@ class Fared:
 
 
 @dataclass(frozen=True, slots=True)
+class Entries:
+    """How often guests were entered, by bit 22 of the secondary controls that the VMCS held (tests/lab/vmcs)."""
+
+    guest_without: int
+    guest_with: int
+    nested_without: int
+    nested_with: int
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """What the verdict port said."""
 
     results: Mapping[tuple[str, str], Result]  #: (test, kvm)
     hosts: Mapping[str, Fared]
+    entries: Mapping[str, Entries]
     finished: bool
 
 
@@ -144,6 +156,7 @@ def read(text: str) -> Told:
     """Parse the port's text; what is no line of ours is not there."""
     results: dict[tuple[str, str], Result] = {}
     hosts: dict[str, Fared] = {}
+    entries: dict[str, Entries] = {}
     finished = False
     for line in text.replace("\r", "").split("\n")[:-1]:
         match _parsed(line):
@@ -164,9 +177,11 @@ def read(text: str) -> Told:
                 "complaints": int(bad),
             }:
                 hosts[host] = Fared(mode, mbec, left, bad)
+            case {"kvm": str(host), "entries": str(counts)} if re.fullmatch(r"\d+(,\d+){3}", counts, re.ASCII):
+                entries[host] = Entries(*map(int, counts.split(",")))
             case {"lab": "finished"}:
                 finished = True
-    return Told(results, hosts, finished)
+    return Told(results, hosts, entries, finished)
 
 
 def _parsed(line: str) -> object:
@@ -192,6 +207,20 @@ def problems(tests: list[Selftest], machine: Machine, told: Told, series: str = 
     for host, wanted in ((Host.STOCK, Fared("none", plain, 0, 0)), (Host.OURS, Fared("enforce", mbec, 0, 0))):
         if (seen := told.hosts.get(host.value)) != wanted:
             found.append(f"{host.value} KVM: {seen}, not {wanted}")
+    return found + (controls(tests, told) if machine is Machine.INTEL else [])
+
+
+def controls(tests: list[Selftest], told: Told) -> list[str]:
+    """What is wrong about bit 22 under our KVM: each guest has it, no nested one."""
+    if not (seen := told.entries.get(Host.OURS.value)):
+        return ["no count of entries with and without MBEC"]
+    found = []
+    if seen.guest_without or not seen.guest_with:
+        found.append(f"guests entered with MBEC {seen.guest_with} times, without it {seen.guest_without} times")
+    if seen.nested_with or (not seen.nested_without and any("nested" in test.name for test in tests)):
+        found.append(
+            f"nested guests entered with MBEC {seen.nested_with} times, without it {seen.nested_without} times"
+        )
     return found
 
 
@@ -205,6 +234,11 @@ def table(tests: list[Selftest], machine: Machine, told: Told, known: Iterable[S
         lines.append(f"{test.name:36}{cells[0]:20}{cells[1]:20}{' / '.join(sorted(reasons))}".rstrip())
     left_out = [test for test in known if machine in test.left_out and test not in tests]
     lines += [f"{test.name:36}{'left out':40}{test.left_out[machine]}" for test in left_out]
+    for host, of in told.entries.items():
+        counts = (
+            f"guests {of.guest_with}, without {of.guest_without}; nested {of.nested_with}, without {of.nested_without}"
+        )
+        lines.append(f"{'entries with MBEC, ' + host + ' KVM':36}{counts}")
     return "\n".join(lines)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest-side test module, built against the stock headers of the guest's kernel, and helpers in user mode."""
+"""Modules built against stock headers: the guest's with its helpers in user mode, and L1's that looks at a VMCS."""
 
 from __future__ import annotations
 
@@ -8,37 +8,47 @@ from pathlib import Path
 
 from tests.corpus.cache import built, cache_dir, digest, run, say
 
-from .layers import GUEST_SUITES, Stack
+from .layers import GUEST_SUITES, HOST_SUITES, Stack
+from .parts import HERE
 from .roots import builder
 
-SOURCES = Path(__file__).parent / "module"
 PRODUCTS = ("mbectest.ko", "usertool", "tempest")
+PROBE = ("vmcs.ko",)
 #: objtool of 7.x reads /proc/self/limits. The mount goes away with the shell's namespace.
 BUILD = (
     'mount -t proc proc "$1/proc" && exec chroot "$1" sh -ec '
-    '"make -s -C /mbectest KDIR=/usr/src/linux-headers-$2 modules usertool tempest && strip -d /mbectest/mbectest.ko"'
+    '"make -s -C /module KDIR=/usr/src/linux-headers-$2 modules $3 && strip -d /module/*.ko"'
 )
 
 
 def products(stack: Stack) -> Path:
     """Folder with `mbectest.ko` and the static programs `usertool`, and `tempest` for L1."""
-    release = stack.guest().release
-    sources = sorted(SOURCES.iterdir())
-    key = digest(release, *(part for path in sources for part in (path.name, path.read_bytes())))
-    return built(cache_dir() / f"lab-module-{key}", lambda scratch: _build(stack, release, sources, scratch))
+    return _compiled(HERE / "module", PRODUCTS, GUEST_SUITES[stack.kernel], stack.guest().release)
 
 
-def _build(stack: Stack, release: str, sources: list[Path], into: Path) -> None:
-    root = builder(GUEST_SUITES[stack.kernel], release)
-    say(f"test module for {release}")
-    work = root / "mbectest"
+def probe(series: str, release: str) -> Path:
+    """`vmcs.ko` for a host's kernel."""
+    return _compiled(HERE / "vmcs", PROBE, HOST_SUITES[series], release) / PROBE[0]
+
+
+def _compiled(sources: Path, wanted: tuple[str, ...], suite: str, release: str) -> Path:
+    files = sorted(sources.iterdir())
+    key = digest(release, *(part for path in files for part in (path.name, path.read_bytes())))
+    return built(cache_dir() / f"lab-module-{key}", lambda scratch: _build(files, wanted, suite, release, scratch))
+
+
+def _build(files: list[Path], wanted: tuple[str, ...], suite: str, release: str, into: Path) -> None:
+    root = builder(suite, release)
+    say(f"{wanted[0]} for {release}")
+    work = root / "module"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        for path in sources:
+        for path in files:
             shutil.copy(path, work)
-        run(["unshare", "--mount", "sh", "-ec", BUILD, "sh", root, release])
-        for name in PRODUCTS:
+        programs = " ".join(name for name in wanted if not name.endswith(".ko"))
+        run(["unshare", "--mount", "sh", "-ec", BUILD, "sh", root, release, programs])
+        for name in wanted:
             shutil.copy(work / name, into)
     finally:
         shutil.rmtree(work)

@@ -13,7 +13,7 @@ from mbecguard.values.errors import UserError
 from tests.lab.selftests import SELFTESTS, Machine, Selftest, find, of_series, problems, read, table
 
 INTEL = Machine.INTEL
-TESTS = [Selftest("x86/one_test", "-v 2"), Selftest("two_test.sh", unfit={INTEL: "needs SVM"})]
+TESTS = [Selftest("x86/one_nested_test", "-v 2"), Selftest("two_test.sh", unfit={INTEL: "needs SVM"})]
 FINISHED = '{"lab":"finished"}'
 
 
@@ -26,13 +26,18 @@ def fared(kvm: str, mode: str, mbec: str = "Y", unloaded: int = 0, complaints: i
     return json.dumps({"kvm": kvm, "mode": mode, "mbec": mbec, "unloaded": unloaded, "complaints": complaints})
 
 
+def entered(kvm: str, *counts: int) -> str:
+    return json.dumps({"kvm": kvm, "entries": ",".join(map(str, counts))})
+
+
 GOOD = {
-    "one stock": row("one_test", "stock"),
-    "one ours": row("one_test", "ours"),
+    "one stock": row("one_nested_test", "stock"),
+    "one ours": row("one_nested_test", "ours"),
     "two stock": row("two_test.sh", "stock", 4, reason="# SKIP no SVM"),
     "two ours": row("two_test.sh", "ours", 4, reason="# SKIP no SVM"),
     "stock": fared("stock", "none"),
     "ours": fared("ours", "enforce"),
+    "entries": entered("ours", 0, 7, 5, 0),
     "end": FINISHED,
 }
 
@@ -54,18 +59,23 @@ def test_each_line_is_needed(missing: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"one_ours": row("one_test", "ours", 254)},
-        {"one_stock": row("one_test", "stock", 254)},
-        {"one_ours": row("one_test", "ours", passes=1)},
+        {"one_ours": row("one_nested_test", "ours", 254)},
+        {"one_stock": row("one_nested_test", "stock", 254)},
+        {"one_ours": row("one_nested_test", "ours", passes=1)},
         {"two_ours": row("two_test.sh", "ours", 0)},
-        {"one_stock": row("one_test", "stock", 4), "one_ours": row("one_test", "ours", 4)},
-        {"one_stock": row("one_test", "stock", 137), "one_ours": row("one_test", "ours", 137)},
+        {"one_stock": row("one_nested_test", "stock", 4), "one_ours": row("one_nested_test", "ours", 4)},
+        {"one_stock": row("one_nested_test", "stock", 137), "one_ours": row("one_nested_test", "ours", 137)},
         {"ours": fared("ours", "none")},
         {"ours": fared("ours", "off")},
         {"ours": fared("ours", "enforce", mbec="N")},
         {"ours": fared("ours", "enforce", unloaded=1)},
         {"ours": fared("ours", "enforce", complaints=1)},
         {"stock": fared("stock", "enforce")},
+        {"entries": entered("ours", 1, 7, 5, 0)},
+        {"entries": entered("ours", 0, 0, 5, 0)},
+        {"entries": entered("ours", 0, 7, 5, 1)},
+        {"entries": entered("ours", 0, 7, 0, 0)},
+        {"entries": json.dumps({"kvm": "ours", "entries": "none"})},
     ],
 )
 def test_what_is_not_success(changes: dict[str, str]) -> None:
@@ -87,16 +97,16 @@ def test_nothing_on_the_port_stops_the_reader(lines: list[str]) -> None:
 
 
 def test_the_table() -> None:
-    text = table(TESTS, INTEL, read(f"{row('one_test', 'stock', 254, reason='x.c:1: a == b')}\n"))
+    text = table(TESTS, INTEL, read(f"{row('one_nested_test', 'stock', 254, reason='x.c:1: a == b')}\n"))
     assert text.splitlines()[1:] == [
-        "one_test                            failed (254)   3 s  no result           x.c:1: a == b",
+        "one_nested_test                     failed (254)   3 s  no result           x.c:1: a == b",
         "two_test.sh                         no result           no result           needs SVM",
         "set_memory_region_test              left out                                Bochs hangs, with stock KVM too",
     ]
 
 
 def test_commands() -> None:
-    assert [test.command for test in TESTS] == ["./x86/one_test -v 2", "sh ./two_test.sh "]
+    assert [test.command for test in TESTS] == ["./x86/one_nested_test -v 2", "sh ./two_test.sh "]
 
 
 def test_names_are_unique_and_most_tests_have_to_pass() -> None:
