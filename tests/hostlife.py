@@ -22,7 +22,11 @@ from tests.packages import OLDER, Steps, build, build_older, reader, steps_in
 
 LIMIT = 3600.0
 #: The series of a suite, and where its older and its newer kernel come from.
-SUITES = {"trixie": ("6.12", "trixie", "trixie"), "forky": ("7.2", "forky", "sid")}
+SUITES = {
+    "trixie": ("6.12", "trixie", "trixie"),
+    "forky": ("7.2", "forky", "sid"),
+    "bookworm": ("6.12", "bookworm-security", "bookworm-security"),
+}
 OURS = "mbecguard-kvm-host-dkms"
 
 
@@ -119,10 +123,11 @@ def root(suite: str, kernel: Kernel) -> Path:
     """With the older kernel, DKMS and initramfs-tools."""
     packages = ["dkms", "openssl", "patch", "initramfs-tools", "kmod", "zstd", kernel.source, *kernel.packages]
     words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", suite]
+    sources = [source_line(name) for name in dict.fromkeys((suite, kernel.suite))]
 
     def make(scratch: Path) -> None:
         say(f"{suite} root by mmdebstrap: {' '.join(packages)}")
-        run([*words, scratch / "root", source_line(suite)], limit=LIMIT)
+        run([*words, scratch / "root", *sources], limit=LIMIT)
 
     return built(cache_dir() / f"life-root-{suite}-{digest(*words)}", make) / "root"
 
