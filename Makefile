@@ -83,7 +83,7 @@ lab: setup-lab $(KVM)
 # What is emulated and not in make test: hours.
 LAB := $(BIN)/python -m tests.lab run --limit 3000
 lab-full: setup-lab $(KVM)
-	$(LAB) --cpus 2 start-smep start-boot-cpu churn resets init without-ept smm-open late-vmxe moved old-mmu hugetlb
+	$(LAB) --cpus 2 start-smep start-boot-cpu churn resets init without-ept smm-open late-vmxe moved moved-away old-mmu hugetlb
 	$(LAB) --cpus 2 crowd crowd-reset tempest --host-cmdline "slub_debug=FZPU page_poison=1 preempt=full"
 	$(LAB) smm-unlocked smm-enter s3-register eptad-off
 	$(LAB) --host-debug --cpus 2
@@ -99,7 +99,7 @@ lab-full: setup-lab $(KVM)
 	$(LAB) --guest systemd --host-kernel 6.12 --kernel 6.1 --cpus 2 lock workload frozen free-space
 	$(LAB) --guest systemd --cpus 2 kept switches refusals locked-down hosts-say-no fuzzed
 	$(LAB) --guest installed --cpus 2 service
-	$(LAB) --guest installed --cpus 2 troubles learned early reboots broken-boots wrong-plan host-off mbec-off
+	$(LAB) --guest installed --cpus 2 troubles learned early soft-reboot reboots broken-boots wrong-plan host-off mbec-off
 	$(LAB) --kvm stock --guest installed unsupported
 	$(LAB) --kvm plain --guest installed assessed left asked no-failures volatile
 

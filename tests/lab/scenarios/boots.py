@@ -74,6 +74,48 @@ EARLY = alone(
     Userland.INSTALLED,
 )
 
+SOFT = alone(
+    "soft-reboot",
+    "user space starts anew under the kernel that was sealed: the seal stays, and the units find it",
+    staged(
+        """
+        enlist
+        fact attack-open "$(t payload_run 0) $(t run 1)"
+        """,
+        """
+        panic_on_oops 0
+        fact locked "$(up) $(unit mbecguard-lock.service) $(agent status --json) $(field state)"
+        fact attack-locked "$(t payload_run 0) $(t run 1)"
+        cat /proc/sys/kernel/random/boot_id >/run/lab-boot
+        sync
+        host resetting >/dev/null
+        systemctl soft-reboot
+        sleep 300
+        """,
+        """
+        panic_on_oops 0
+        fact anew "$(systemctl show -P SoftRebootsCount)"
+        fact boot "$(cmp /proc/sys/kernel/random/boot_id /run/lab-boot && echo same)"
+        fact found "$(up) $(unit mbecguard-lock.service) $(agent status --json) $(field state)"
+        fact audited "$(agent audit)"
+        fact attack-after "$(t payload_run 1) $(t run 1)"
+        fact switch "$(cat /proc/sys/kernel/modules_disabled)"
+        """,
+    ),
+    {
+        "attack-open": "ran ran",
+        "locked": "running success 0 active 0 sealed",
+        "attack-locked": "died ran",
+        "anew": "1",
+        "boot": "same",
+        "found": "running success 0 active 0 sealed",
+        "audited": "0",
+        "attack-after": "died ran",
+        "switch": "1",
+    },
+    Userland.INSTALLED,
+)
+
 LEARNED = alone(
     "learned",
     "what a locked guest was refused is named with who asked for it, and there after the next boot",
@@ -361,4 +403,4 @@ ASSESSED = Scenario(
     setting=Setting(own_guest="assessed", counts_boots=True),
 )
 
-SCENARIOS: tuple[Scenario, ...] = (REBOOTS, EARLY, LEARNED, ASKED, BROKEN, WRONG_PLAN, COUNTING, LEFT, ASSESSED)
+SCENARIOS: tuple[Scenario, ...] = (REBOOTS, EARLY, SOFT, LEARNED, ASKED, BROKEN, WRONG_PLAN, COUNTING, LEFT, ASSESSED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+from ..layers import BOCHS_QUIRKS
 from ..verdict import Expected
 from .scenario import DENIED, EPERM, Scenario, Setting
 
@@ -122,6 +123,25 @@ SCENARIOS: tuple[Scenario, ...] = (
             "again": f"0 {DENIED} trap 13",
         },
         setting=Setting(own_guest="moved"),
+    ),
+    Scenario(
+        "moved-away",
+        "a sealed guest that is saved and goes on with a KVM that has the mode off gets no answer there, and is open",
+        """
+        fact sealed "$(protect "$(t canary 4)" $((RW | IMMUTABLE))) $(t run 4)"
+        move "rmmod kvm_intel kvm; insmod /modules/kvm.ko mbecguard=off; insmod /modules/kvm_intel.ko $QUIRKS"
+        fact mode "$(host run cat /sys/module/kvm/parameters/mbecguard)"
+        fact answer "$(query) $(protect "$(t canary 4)" $RWX)"
+        fact open "$(t run 4) $(usertool run 4)"
+        """.replace("$QUIRKS", BOCHS_QUIRKS),
+        {
+            "sealed": f"0 {DENIED}",
+            "mode": re.compile("off *"),
+            "answer": "-1000 -1000",
+            "open": "ran ran",
+        },
+        slow=True,
+        setting=Setting(own_guest="moved-away", kvm="mbecguard=enforce"),
     ),
     Scenario("reset", "after a reset the next kernel boots, and nothing of the sealed map is left", *_resets(1)),
     Scenario("resets", "the same, ten times in a row", *_resets(10), slow=True),
