@@ -34,6 +34,24 @@ FIT = (
     "-global ICH9-LPC.disable_s3=1"
 )
 
+LIMIT = 1 << 27  #: page frames of its guests
+#: What it says of a machine that is sealed.
+SEALED = f"""mode 1
+generation 3735928562
+pinned 10000 300000
+granted 0
+refused 3
+boundaries 4
+restricted 1
+sealed 1
+range 0 1000 9
+range 1000 1a00 13
+range 1a00 {LIMIT:x} 9
+violations 18
+violation vcpu 0 gpa 2345678 va ffffffffc0401000 error 10
+violation vcpu 3 gpa 2346000 va ffff888002346000 error 10
+"""
+
 READY: dict[str, str | bytes] = {
     "proc/cpuinfo": "".join(CPUINFO.format(number=number) for number in range(2)),
     "proc/cmdline": "BOOT_IMAGE=/boot/vmlinuz root=/dev/sda1 ro quiet\n",

@@ -31,6 +31,7 @@ from mbecguard.records.status import Status
 from mbecguard.settings.load import DefaultFile, Described
 from mbecguard.values.codec import Hex, fields_of, is_hex
 from mbecguard.values.errors import Failure
+from mbecguard.witness.look import HostWitness
 
 FOLDER = Path(__file__).parents[1] / "docs/schema"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -52,6 +53,7 @@ ANSWERS: dict[type, str] = {
     DefaultFile: "config --default",
     Captured: "capture",
     HostCheck: "mbecguard-host check",
+    HostWitness: "mbecguard-host witness",
     Failure: "every command that fails",
 }
 

@@ -17,7 +17,7 @@ FLOORS = (
     {"values"},
     {"settings", "device", "bpf", "readiness"},
     {"host"},
-    {"image"},
+    {"image", "witness"},
     {"guest"},
     {"plan"},
     {"records"},

@@ -207,7 +207,7 @@ def test_bash_completes_the_host_s_program_too(tmp_path: Path) -> None:
     def ask(*words: str) -> list[str]:
         return shell("bash", "--norc", "-c", HARNESS, "bash", str(script), "mbecguard-host", *words).split()
 
-    assert ask("") == ["check", "help"]
+    assert ask("") == ["check", "witness", "help"]
     assert ask("check", "--no") == ["--no-machines"]
     (tmp_path / "host").mkdir()
     assert ask("check", "--root", f"{tmp_path}/") == [f"{tmp_path}/host"]

@@ -67,9 +67,14 @@ def test_the_program_of_the_host_needs_nothing_but_python(tmp_path: Path) -> Non
     subprocess.run(["packaging/install.sh", tmp_path / "root"], cwd=PROJECT, env=environment, check=True, timeout=120)
     place = tmp_path / "root/usr/share/mbecguard-host"
     assert f'"{Path("/", place.relative_to(tmp_path / "root"))}"' in (PROJECT / "packaging/mbecguard-host").read_text()
-    words: list[str | Path] = [sys.executable, "-ISc", START, place, "check", "--root", Host().write(tmp_path / "host")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    told, _, modules = done.stdout.rstrip().rpartition("\n")
-    assert "this host can guard: nothing stands in the way" in told
-    assert {name.split(".")[1] for name in modules.split()} == {"face", "readiness", "values"}
+    host = Host().write(tmp_path / "host")
+    for command, answer in {
+        "check": "this host can guard: nothing stands in the way",
+        "witness": "this host: 0 of 0 machines sealed",
+    }.items():
+        words: list[str | Path] = [sys.executable, "-ISc", START, place, command, "--root", host]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        told, _, modules = done.stdout.rstrip().rpartition("\n")
+        assert answer in told
+        assert {name.split(".")[1] for name in modules.split()} == {"face", "host", "readiness", "values", "witness"}

@@ -24,12 +24,12 @@ from mbecguard.learn.learner import Started
 from mbecguard.learn.trace import Traced, TraceEvent
 from mbecguard.values.facts import Known
 from tests.guestmaker import MODULE_ZONE, SCATTERED, Code, Description, module_path
-from tests.hostmaker import Host
+from tests.hostmaker import DEBUG, SEALED, Host
 from tools import schemas
 
 jsonschema = pytest.importorskip("jsonschema", reason="run tools/setup.sh")
 
-HOST = "mbecguard.host-check/1"
+HOST, WITNESS = "mbecguard.host-check/1", "mbecguard.witness/1"
 JSON_MD = (schemas.FOLDER.parent / "JSON.md").read_text()
 FILES = {path.name: path.read_text() for path in schemas.FOLDER.iterdir()}
 
@@ -134,7 +134,7 @@ def test_every_answer_is_as_its_schema_says(tmp_path: Path, capsys: pytest.Captu
     Output(json=True).show(Started(fresh=True), [])  # only of a running guest
     started = json.loads(capsys.readouterr().out)
     VALIDATORS[started["schema"]].validate(started)
-    assert shell.seen | {started["schema"], HOST} == VALIDATORS.keys()
+    assert shell.seen | {started["schema"], HOST, WITNESS} == VALIDATORS.keys()
     for number, answer in enumerate(given):
         for key in answer:
             assert list(VALIDATORS[answer["schema"]].iter_errors({k: v for k, v in answer.items() if k != key})), number
@@ -149,6 +149,15 @@ def test_the_answer_of_a_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert answer["machines"][0]["findings"]
     for key in answer:
         assert list(VALIDATORS[HOST].iter_errors({k: v for k, v in answer.items() if k != key}))
+
+
+@pytest.mark.parametrize("told", [SEALED, "nothing"])
+def test_what_a_host_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str], told: str) -> None:
+    root = Host().running("kvm -name web1").having({f"{DEBUG}/4711-12/mbecguard": told}).write(tmp_path)
+    host_cli.main(["witness", "--root", str(root), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    VALIDATORS[WITNESS].validate(answer)
+    assert (answer["machines"][0]["told"] is None) == (told == "nothing")
 
 
 def test_a_number_in_place_of_an_address_is_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

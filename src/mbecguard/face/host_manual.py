@@ -13,7 +13,7 @@ FILES = {
     "/dev/cpu/0/msr": "the one thing that cpuinfo does not tell; `modprobe msr` makes it",
     "/sys/module/kvm, /sys/module/kvm_intel": "the KVM that is loaded, and its parameters",
     "/sys/kernel/debug/kvm": "what the host says of each machine",
-    "/proc/PID/cmdline": "how each machine was started",
+    "/proc/PID/cmdline": "how each machine was started, its name and UUID",
     "/var/lib/mbecguard-host": "which kernels keep their own KVM because ours could not be built, and why",
 }
 _ROOT = """

@@ -12,7 +12,7 @@ from mbecguard.readiness.kvm import Kvm, Signing
 from mbecguard.readiness.machines import DEBUG, Guarded, Running
 from mbecguard.readiness.processor import EPT_VPID_CAP, Processor
 from mbecguard.readiness.source import Source
-from mbecguard.values.errors import Exit, die
+from mbecguard.values.errors import Exit
 from mbecguard.values.facts import Absent, Fact, Unknown
 from mbecguard.values.findings import Finding, Severity
 
@@ -61,8 +61,7 @@ class HostCheck:
 
 def check(source: Source, names: Collection[str] = (), *, alone: bool = False) -> HostCheck:
     """Look at a host, and at those machines (all, or none if it is `alone`). Dies of a name that nobody has."""
-    running = () if alone else tuple(machines.running(source))
-    chosen = tuple(_chosen(running, names)) if names else running
+    chosen = machines.chosen(() if alone else tuple(machines.running(source)), names)
     release = kvm.release(source)
     facts = rules.Facts(
         processor.look(source), release, kvm.loaded(source), kvm.installed(source, release), kvm.signing(source)
@@ -81,15 +80,6 @@ def check(source: Source, names: Collection[str] = (), *, alone: bool = False) -
         found,
         looked,
     )
-
-
-def _chosen(running: tuple[Running, ...], names: Collection[str]) -> Iterator[Running]:
-    for name in names:
-        matching = [one for one in running if name in (one.name, str(one.pid))]
-        if not matching:
-            known = ", ".join(one.name for one in running) or "none"
-            die(f"no machine {name} runs here", f"those that run: {known}")
-        yield from matching
 
 
 def _machine(running: Running, loaded: Kvm) -> Machine:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from mbecguard.readiness.qemu import Qemu, parse
 from mbecguard.readiness.source import Source
+from mbecguard.values.errors import die
 from mbecguard.values.facts import Absent, Fact, Known, known
 
 QEMU = re.compile(r"qemu-system-(x86_64|i386)|qemu-kvm|kvm")
@@ -35,6 +36,7 @@ class Running:
     on_kvm: bool
     state: Guarded
     nested: bool  #: it has run machines of its own
+    folder: str | None = None  #: of it in KVM's part of debugfs
 
     @property
     def name(self) -> str:
@@ -56,7 +58,19 @@ def running(source: Source) -> Iterator[Running]:
         asks = qemu is None or qemu.kvm
         on_kvm = pid in folders if isinstance(of_kvm, Known) else asks
         folder = folders.get(pid)
-        yield Running(pid, program, qemu, on_kvm, _state(source, folder, of_kvm), _nested(source, folder))
+        yield Running(pid, program, qemu, on_kvm, _state(source, folder, of_kvm), _nested(source, folder), folder)
+
+
+def chosen(running: tuple[Running, ...], names: Collection[str]) -> tuple[Running, ...]:
+    """Those by name or process, or all. Dies of a name that nobody has."""
+    found: list[Running] = []
+    for name in names:
+        matching = [one for one in running if name in (one.name, str(one.pid))]
+        if not matching:
+            known = ", ".join(one.name for one in running) or "none"
+            die(f"no machine {name} runs here", f"those that run: {known}")
+        found += matching
+    return tuple(found) if names else running
 
 
 def _words(source: Source, pid: int) -> list[str]:

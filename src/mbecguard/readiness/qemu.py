@@ -16,9 +16,20 @@ Options = dict[str, str]
 Group = tuple[str, Options]
 
 #: Options that matter here, and the name of what stands first in their value.
-IMPLIED = {"cpu": "model", "machine": "type", "accel": "accel", "global": "", "name": "guest", "object": "qom-type"}
+IMPLIED = {
+    "cpu": "model",
+    "machine": "type",
+    "accel": "accel",
+    "global": "",
+    "name": "guest",
+    "object": "qom-type",
+    "uuid": "uuid",
+    "smbios": "",
+}
 ALIASES = {"M": "machine"}
 READ = "readconfig"  #: names a file of options
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+NO_UUID = "00000000-0000-0000-0000-000000000000"  #: what a machine has that is given none
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,7 @@ class Qemu:
 
     program: str
     name: str = ""
+    uuid: str | None = None  #: in small letters, as Linux shows it to the guest
     cpu: Options = field(default_factory=dict)
     machine: Options = field(default_factory=dict)
     accelerators: tuple[Options, ...] = ()
@@ -64,6 +76,7 @@ def parse(arguments: Sequence[str], source: Source) -> Qemu:
     return Qemu(
         program.rpartition("/")[2],
         names[-1].get("guest", "") if names else "",
+        _uuid(given),
         cpus[-1] if cpus else {},
         _merged(_of(given, "machine")),
         tuple(_of(given, "accel")),
@@ -99,6 +112,14 @@ def _file(path: str, source: Source) -> Iterator[Group]:
 
 def _of(given: list[Group], group: str) -> list[Options]:
     return [options for name, options in given if name == group]
+
+
+def _uuid(given: list[Group]) -> str | None:
+    """By -uuid, or by the system's entry of -smbios, which QEMU reads later."""
+    system = (one for one in _of(given, "smbios") if one.get("type") == "1" and "uuid" in one)
+    told = (*_of(given, "uuid"), *system)
+    found = told[-1].get("uuid", "").lower() if told else NO_UUID
+    return found if found != NO_UUID and UUID.fullmatch(found) else None
 
 
 def _merged(many: Iterator[Options] | list[Options]) -> Options:
