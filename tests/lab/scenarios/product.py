@@ -28,15 +28,18 @@ LOCKED = """
 FREE_SPACE = """
     panic_on_oops 0
     fact free-before "$(free_space)"
+    fact text-before "$(t frame "$(place kernel-init)") $(t frame "$(place unloaded)")"
     fact late-before "$(modprobe tcp_bbr && rmmod tcp_bbr && echo loaded)"
     fact lock "$(agent lock --json --set policy.tight={tight}) $(field state)"
     fact free-after "$(free_space)"
+    fact text-after "$(t frame "$(place kernel-init)") $(t frame "$(place unloaded)")"
     fact late-after "$(load_by_data tcp_bbr)"
     fact neighbour "$(t run 0) $(usertool run 0) $(works sh -c 'for i in $(seq 20); do /bin/true || exit 1; done')"
     fact sealed "$(guarded sealed)"
 """
 FREE_SPACE_TELLS: Expected = {
     "free-before": re.compile("ran (ran|none)"),  # from 6.13 on modules lie in blocks
+    "text-before": "ran ran",
     "late-before": "loaded",
     "lock": "0 sealed",
     "neighbour": "ran ran done",
@@ -99,14 +102,24 @@ SCENARIOS: tuple[Scenario, ...] = (
         "free-space",
         "code in space that nobody uses, and a module whose switches are taken back by data writes, die after the lock",
         FREE_SPACE.format(tight="auto"),
-        {**FREE_SPACE_TELLS, "free-after": re.compile("died (died|none)"), "late-after": "died"},
+        {
+            **FREE_SPACE_TELLS,
+            "free-after": re.compile("died (died|none)"),
+            "text-after": "died died",
+            "late-after": "died",
+        },
         Userland.SYSTEMD,
     ),
     alone(
         "free-space-kept",
         "a lock that keeps free space: it takes code, and on kernels that keep modules in blocks a module",
         FREE_SPACE.format(tight="off"),
-        {**FREE_SPACE_TELLS, "free-after": re.compile("ran (ran|none)"), "late-after": re.compile("loaded|died")},
+        {
+            **FREE_SPACE_TELLS,
+            "free-after": re.compile("ran (ran|none)"),
+            "text-after": re.compile("died (ran|died)"),
+            "late-after": re.compile("loaded|died"),
+        },
         Userland.SYSTEMD,
     ),
     Scenario(

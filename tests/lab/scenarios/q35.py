@@ -9,10 +9,6 @@ from .scenario import EPERM, Scenario, Setting, same
 
 #: Words about the machine, for the systemd user space.
 WORDS = """
-    place() {
-        python3 /lab/helpers/frames.py "$1"
-    }
-
     # COMMAND...: wait until it succeeds, a minute at most.
     await() {
         for _ in $(seq 60); do "$@" && return; sleep 1; done
