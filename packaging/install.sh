@@ -40,6 +40,7 @@ module() { # FOLDER VERSION
 	put 644 "/usr/share/mbecguard/$(dirname "$file")" "src/$file"
 done
 put 644 /usr/share/mbecguard/schema docs/schema/*.json
+put 644 /usr/share/mbecguard/prometheus packaging/prometheus/*
 put 755 /usr/bin packaging/mbecguard packaging/mbecguard-host
 host /usr/share/mbecguard-host
 put 644 /usr/share/mbecguard-host/schema docs/schema/host-check-*.json docs/schema/witness-*.json

@@ -15,7 +15,7 @@ from mbecguard.audit.compare import Comparison, Sight, compare
 from mbecguard.audit.conclude import announce, conclude
 from mbecguard.audit.kept import Audits, keep
 from mbecguard.audit.locked import build_ids, locked
-from mbecguard.audit.report import Dossier, Report, dossier, report
+from mbecguard.audit.report import Dossier, Measured, Report, dossier, measured, report
 from mbecguard.audit.value import Audit, Locked
 from mbecguard.guest.captured import captured_guest
 from mbecguard.guest.live import live_guest
@@ -360,6 +360,10 @@ class Session:
     def dossier(self, audit: Audit | None = None) -> Dossier:
         """All that is known of the newest lock, and of audits."""
         return dossier(self.store, self.guest.boot_id, audit)
+
+    def measured(self) -> Measured:
+        """What there is to measure of this guest."""
+        return measured(self.status(full=True), self.store, self.guest.boot_id)
 
     def explain(self, what: str) -> Explanation:
         """Why a page is kept or denied: by the seal if there is one, else by the plan of today."""

@@ -253,7 +253,9 @@ def test_each_command_says_how_much_it_wants_of_the_settings() -> None:
     wants = {need: {command.name for command in COMMANDS if command.needs is need} for need in Needs}
     assert wants[Needs.CLEAN] == {"plan"}
     assert wants[Needs.ASKS] == {"check", "lock", "boot", "status"}
-    assert wants[Needs.READABLE] == {"audit", "report", "explain", "rearm", "daemon", "learn", "config", "capture"}
+    assert wants[Needs.READABLE] == {
+        *("audit", "report", "metrics", "explain", "rearm", "daemon", "learn", "config", "capture")
+    }
 
 
 @pytest.mark.parametrize("words", [["lock"], ["plan"], ["boot"], ["learn", "write"]], ids=" ".join)

@@ -96,7 +96,7 @@ def test_a_place_that_cannot_be_written_is_found_before_a_lock(
 def test_a_failed_write_after_the_seal_does_not_make_it_untrue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(file: Path, _text: str) -> None:
+    def full(file: Path, *_more: object) -> None:
         raise UserError(f"{file} cannot be written: No space left on device", "make room")
 
     monkeypatch.setattr(output, "_replace", full)

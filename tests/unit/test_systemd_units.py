@@ -224,6 +224,7 @@ def test_systemd_takes_the_units(installed: list[Path]) -> None:
 EXPOSURE = {
     "mbecguard.service": 25,
     "mbecguard-audit.service": 35,
+    "mbecguard-metrics.service": 25,
     "mbecguard-learn.service": 25,
     "mbecguard-learn-mark.service": 30,
     "mbecguard-confirm.service": 75,

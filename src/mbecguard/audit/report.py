@@ -7,11 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from mbecguard.audit.kept import Audits
-from mbecguard.audit.value import Audit, Verdict
+from mbecguard.audit.locked import locked
+from mbecguard.audit.value import Audit, Share, Verdict
 from mbecguard.plan.planner import Plan
 from mbecguard.records.chain import Link
 from mbecguard.records.damage import DamagedError
-from mbecguard.records.record import Record
+from mbecguard.records.identity import Identity
+from mbecguard.records.record import Record, State
+from mbecguard.records.status import Status
 from mbecguard.records.store import Store
 from mbecguard.values.errors import Exit, die
 
@@ -82,3 +85,26 @@ def dossier(store: Store, boot_id: str, audit: Audit | None = None) -> Dossier:
     if found and not audit and (newest := audits.newest(found.record.boot_id)):
         audit = newest.record
     return Dossier(found, audit, tuple(map(Audited.of, audits.last(SHOWN))))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What there is to measure of a guest: its state now, what its seal keeps, and its newest audit in this boot."""
+
+    status: Status
+    identity: Identity | None  #: as an audit has it, or else the lock
+    kinds: tuple[Share, ...]
+    audit: Audit | None
+
+
+def measured(status: Status, store: Store, boot_id: str) -> Measured:
+    """Of a status with its details. An audit that is damaged is none: the next one tells of that."""
+    audit, details = None, status.details
+    with suppress(DamagedError):
+        entry = Audits(store).newest(boot_id)
+        audit = entry.record if entry else None
+    identity = audit.subject if audit else details.record.identity if details else None
+    seal = details.plan if details and details.record.state is State.SEALED else None
+    if audit and audit.locked:
+        return Measured(status, identity, audit.locked.kinds, audit)
+    return Measured(status, identity, locked(seal, {}).kinds if seal else (), audit)

@@ -100,6 +100,15 @@ def report(options: argparse.Namespace, session: Session) -> Exit:
     return found.exit
 
 
+def metrics(options: argparse.Namespace, session: Session) -> Exit:
+    try:
+        from mbecguard.reports.metrics import metrics
+    except ModuleNotFoundError as error:
+        die(f"metrics cannot be made: {error.name} is not installed", "install the package mbecguard-report")
+    Output.of(options).write(metrics(session.measured()), mode=0o644)  # who scrapes is not root
+    return Exit.OK
+
+
 def _page(options: argparse.Namespace) -> Callable[[Dossier], str] | None:
     """What makes a page, if one is wanted; dies if it is not installed, before anything is done."""
     if options.format != "html":

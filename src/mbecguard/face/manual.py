@@ -37,6 +37,8 @@ UNITS = {
     "mbecguard.service": "the daemon: watches the guest, and tells what changes",
     "mbecguard-audit.service": "compares the guest with what was sealed",
     "mbecguard-audit.timer": "starts it every day",
+    "mbecguard-metrics.service": "writes metrics where Debian's node_exporter looks for them",
+    "mbecguard-metrics.timer": "starts it every minute",
     "mbecguard-learn.service": "watches which modules the guest loads late",
     "mbecguard-learn-mark.service": "notes what the guest uses just before the lock",
 }

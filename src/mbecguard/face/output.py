@@ -51,11 +51,11 @@ class Output:
         except UserError as error:
             complain(error)
 
-    def write(self, text: str) -> None:
-        """Write text as it is; names that are not UTF-8 are shown with escapes."""
+    def write(self, text: str, mode: int | None = None) -> None:
+        """Write text as it is; names that are not UTF-8 are shown with escapes. `mode`: of the file."""
         WORKING.gone()
         if self.file:
-            _replace(self.file, text)
+            _replace(self.file, text, mode)
             return
         if not sys.stdout:
             die("the answer cannot be shown: stdout is closed", "give --output FILE")
@@ -81,7 +81,7 @@ def forget_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _replace(file: Path, text: str) -> None:
+def _replace(file: Path, text: str, wanted: int | None) -> None:
     """Whoever reads the file sees the old or the new content, never half of it. What is no plain file is written to."""
     data = text.encode(errors="backslashreplace")
     try:
@@ -93,6 +93,8 @@ def _replace(file: Path, text: str) -> None:
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
         try:
             with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+                if wanted is not None:
+                    os.fchmod(out.fileno(), wanted)
                 out.write(data)
             fresh.replace(target)
         finally:

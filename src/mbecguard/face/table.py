@@ -197,6 +197,24 @@ COMMANDS: tuple[Command, ...] = (
         remembers=True,
     ),
     Command(
+        "metrics",
+        commands.metrics,
+        "Write what can be measured, for Prometheus",
+        "State, reasons, kept pages by kind, denied fetches, the times of the seal and of the newest audit, and its "
+        "verdict, as text that a node_exporter's textfile collector reads. The host is asked. A file is replaced as a "
+        "whole, and everybody may read it. It needs the package mbecguard-report.",
+        (
+            ("mbecguard metrics", "look at them"),
+            (
+                "mbecguard metrics -o /var/lib/prometheus/node-exporter/mbecguard.prom",
+                "for a node_exporter of Debian's",
+            ),
+            ("systemctl enable --now mbecguard-metrics.timer", "that, every minute"),
+        ),
+        ("output", "guest", "host", *SETTINGS, *_STATE),
+        remembers=True,
+    ),
+    Command(
         "explain",
         commands.explain,
         "Explain why a page is kept or denied",
