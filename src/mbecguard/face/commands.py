@@ -84,9 +84,12 @@ def rearm(options: argparse.Namespace, session: Session) -> Exit:
 
 
 def daemon(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.guest.kernellog import Journal
     from mbecguard.service.daemon import Daemon, Watch
+    from mbecguard.service.violations import Violations
 
-    Daemon(Watch(session, teller(session)), lambda: options.settings().clean()).run()
+    violations = None if session.simulated else Violations(Journal())
+    Daemon(Watch(session, teller(session), violations), lambda: options.settings().clean()).run()
     return Exit.OK
 
 

@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mbecguard.host.base import HostStatus
+from mbecguard.host.base import HostMode, HostStatus
 from mbecguard.records.record import State
 from mbecguard.records.status import Status
+from mbecguard.service.violations import Violations
 from mbecguard.session import Session
 from mbecguard.settings.load import Settings
 from mbecguard.switches import SWITCHES
@@ -70,26 +71,34 @@ class Watch:
 
     session: Session
     tell: Tell
+    violations: Violations | None = None  #: None: the host is simulated, and no log tells of it
     line: str = ""
     _basis: object = None
     _sealed: bool = False  #: seen sealed by this process
     _suspected: str = ""  #: what was wrong at the last look
     _trouble: str = ""  #: announced, and not over yet
     _undone: frozenset[str] = frozenset()  #: switches that were taken back, announced
+    _probed: object = None  #: what changes if a lock, which has its canary denied, was at work
 
     def look(self) -> str:
         """Ask the host now, and announce what changed; returns the line."""
         answer = self._ask()
-        basis = answer, self._stamps(), self._switches()
+        stamps = self._stamps()
+        basis = answer, stamps, self._switches()
         if basis != self._basis:
             self._judge(host_sealed=isinstance(answer, HostStatus) and answer.sealed)
             self._basis = None if self._suspected else basis
+        if self.violations:
+            key = answer, stamps
+            self.violations.look(self._denied(answer), self._say, probed=key != self._probed)
+            self._probed = key
         return self.line
 
     @property
     def unsure(self) -> bool:
         """Whether the last look saw trouble that is not announced yet: one should look again soon."""
-        return bool(self._suspected) and self._suspected != self._trouble
+        quiet = self.violations is None or not self.violations.unsure
+        return not quiet or (bool(self._suspected) and self._suspected != self._trouble)
 
     def use(self, settings: Settings) -> None:
         """Go on with other settings."""
@@ -104,6 +113,15 @@ class Watch:
             return self.session.host.query()
         except UserError as error:
             return error.message
+
+    def _denied(self, answer: HostStatus | str) -> int | None:
+        """The host's count of denied fetches, if it tells."""
+        if isinstance(answer, str) or answer.mode is HostMode.UNKNOWN:
+            return None
+        with suppress(UserError):
+            details = self.session.host.details()
+            return details.denied if details else None
+        return None
 
     def _switches(self) -> tuple[str | None, ...] | str:
         try:
@@ -150,6 +168,9 @@ class Watch:
 
     def say(self, event: Event, **facts: str) -> None:
         """Announce something; a journal that is restarted must not end the daemon."""
+        self._say(event, facts)
+
+    def _say(self, event: Event, facts: dict[str, str]) -> None:
         with suppress(OSError):
             self.tell(event, facts)
 

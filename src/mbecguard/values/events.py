@@ -87,6 +87,18 @@ class Event(Enum):
         "audit FAILED: {reason}; audit {audit}",
         more=("verdict",),
     )
+    FETCH_DENIED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a19",
+        syslog.LOG_ALERT,
+        "{task} was to execute {address} in the kernel, {where}, and was stopped; {denied} of them since the reset",
+        more=("by", "symbol", "module", "pid", "uid", "process", "before", "at"),
+    )
+    FETCHES_DENIED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a1a",
+        syslog.LOG_ALERT,
+        "{count} more denied fetches, {unlogged} of them without a word in the kernel's log; {denied} since the reset",
+        more=("at",),
+    )
 
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
