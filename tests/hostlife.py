@@ -115,7 +115,7 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     files = [path for path in files if path.name.startswith(OURS)]
     words = {"ours": OURS, "older": older.release, "newer": newer.release, "before": OLDER, "after": __version__}
     with alone(f"life-{request.param}", LIMIT):
-        steps = steps_in(root(request.param, older), [*files, *debs(newer)], SCRIPT.format(**words))
+        steps = steps_in(root(request.param, older), [*files, *debs(newer)], SCRIPT.format(**words), LIMIT)
     return Life(older.release, newer.release, reader(steps))
 
 

@@ -57,12 +57,14 @@ class Step:
 Steps = Callable[[str], Step]
 
 
-def steps_in(root: Path, files: list[Path], script: str) -> Path:
+def steps_in(root: Path, files: list[Path], script: str, limit: float = LIMIT) -> Path:
     """The folder /out of a script's steps in a root that has `files` in /packages; taken once for one content."""
     key = digest(
         root.parent.name, PRELUDE, OVERLAY, script, *(part for f in files for part in (f.name, f.read_bytes()))
     )
-    return built(cache_dir() / f"packages-steps-{key}", lambda scratch: _take_steps(root, files, script, scratch))
+    return built(
+        cache_dir() / f"packages-steps-{key}", lambda scratch: _take_steps(root, files, script, scratch, limit)
+    )
 
 
 def reader(folder: Path) -> Steps:
@@ -75,14 +77,14 @@ def reader(folder: Path) -> Steps:
     return step
 
 
-def _take_steps(root: Path, files: list[Path], script: str, into: Path) -> None:
+def _take_steps(root: Path, files: list[Path], script: str, into: Path, limit: float) -> None:
     with tempfile.TemporaryDirectory(dir=cache_dir()) as name:
         scratch = Path(name)
         for folder in ("upper/packages", "work", "root"):
             (scratch / folder).mkdir(parents=True)
         for file in files:
             shutil.copy(file, scratch / "upper/packages")
-        run(["unshare", "--mount", "--net", "sh", "-euc", OVERLAY, "sh", root, scratch, PRELUDE + script], limit=LIMIT)
+        run(["unshare", "--mount", "--net", "sh", "-euc", OVERLAY, "sh", root, scratch, PRELUDE + script], limit=limit)
         for path in (scratch / "upper/out").iterdir():
             shutil.copy(path, into)
 
