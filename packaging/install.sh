@@ -36,7 +36,7 @@ module() { # FOLDER VERSION
 	sed -i "s/^PACKAGE_VERSION=.*/PACKAGE_VERSION=\"$2\"/" "$target/dkms.conf"
 }
 
-(cd src && find mbecguard -name '*.py' -o -path '*/reports/page.*') | while read -r file; do
+(cd src && find mbecguard -name '*.py' -o -path '*/reports/*.j2' -o -path '*/reports/*.css') | while read -r file; do
 	put 644 "/usr/share/mbecguard/$(dirname "$file")" "src/$file"
 done
 put 644 /usr/share/mbecguard/schema docs/schema/*.json

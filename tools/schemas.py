@@ -18,6 +18,7 @@ from typing import Any, Union, get_args, get_origin
 
 from mbecguard.audit.report import Report
 from mbecguard.audit.value import Audit
+from mbecguard.fleet.value import Fleet
 from mbecguard.guest.captured import Captured
 from mbecguard.learn.learner import Started, Written
 from mbecguard.learn.lessons import Lessons
@@ -44,6 +45,7 @@ ANSWERS: dict[type, str] = {
     Status: "status, boot",
     Audit: "audit",
     Report: "report",
+    Fleet: "fleet",
     Explanation: "explain",
     Boots: "boot --confirm, rearm",
     Started: "learn start",

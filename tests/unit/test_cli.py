@@ -16,6 +16,7 @@ from mbecguard.face.table import COMMANDS, Command, Needs
 from mbecguard.face.usage import options, subcommands
 from mbecguard.service.daemon import Daemon
 from mbecguard.values.errors import Exit, UserError
+from tests.fleetmaker import Made
 from tests.guestmaker import SCATTERED
 
 WRONG = '[policy]\nbfp = "drop"\ndeny_unexplained = true\n'
@@ -127,7 +128,10 @@ def test_a_setting_before_and_one_after_both_count() -> None:
 
 def test_options_that_nobody_gave_have_no_value() -> None:
     for command in COMMANDS:
-        given = [command.name, *{"explain": ["x"], "capture": ["x"], "learn": ["show"]}.get(command.name, [])]
+        given = [
+            command.name,
+            *{"explain": ["x"], "capture": ["x"], "fleet": ["x"], "learn": ["show"]}.get(command.name, []),
+        ]
         parsed = cli.parse(given)
         assert (parsed.guest, parsed.kernel_image, parsed.host, parsed.output, parsed.set) == (
             None,
@@ -190,8 +194,12 @@ def test_who_is_not_root_hears_that_first(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 4711)
     monkeypatch.setattr("mbecguard.face.cli._ROOT", tmp_path)
-    words = {"explain": ["x"], "capture": [str(tmp_path / "new")], "learn": ["start"]}.get(command.name, [])
+    new, audits = str(tmp_path / "new"), str(Made(tmp_path).folder)
+    words = {"explain": ["x"], "capture": [new], "learn": ["start"], "fleet": [audits]}.get(command.name, [])
     status = terminal.run(command.name, *words)
+    if command.name == "fleet":
+        assert (status, terminal.err) == (Exit.DRIFT, "")
+        return
     if command.name in ("config", "help"):
         assert (status, terminal.err) == (Exit.OK, "")
         return
@@ -251,6 +259,7 @@ def test_a_state_folder_that_is_not_there_is_a_mistake(
 
 def test_each_command_says_how_much_it_wants_of_the_settings() -> None:
     wants = {need: {command.name for command in COMMANDS if command.needs is need} for need in Needs}
+    assert wants[Needs.NONE] == {"fleet", "help"}
     assert wants[Needs.CLEAN] == {"plan"}
     assert wants[Needs.ASKS] == {"check", "lock", "boot", "status"}
     assert wants[Needs.READABLE] == {

@@ -23,6 +23,7 @@ from mbecguard.learn.boots import Boot, Moment, Watched
 from mbecguard.learn.learner import Started
 from mbecguard.learn.trace import Traced, TraceEvent
 from mbecguard.values.facts import Known
+from tests.fleetmaker import Made, failing
 from tests.guestmaker import MODULE_ZONE, SCATTERED, Code, Description, module_path
 from tests.hostmaker import DEBUG, SEALED, Host
 from tools import schemas
@@ -117,6 +118,8 @@ def answers(shell: Shell) -> Iterator[Any]:
     yield from (shell.run(words) for words in ("check", "plan", "status", "config", "config --default", "report"))
     yield from (shell.run(words) for words in ("lock --dry-run", "lock", "status", "report", "audit", "boot", "rearm"))
     yield shell.run("boot --confirm")
+    Made(shell.folder / "audits").put("web1", **failing("cr-pinned"))
+    yield shell.run(f"fleet {shell.folder / 'audits'}")
     yield from (shell.run(f"explain {what}") for what in ("_text", "probe", "pfn:0x1", "ffffc90000123000", "nobody"))
     yield shell.run(f"capture {shell.folder / 'copy'}")
     Watched(shell.folder / "state/learn").save(watched())

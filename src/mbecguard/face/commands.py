@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NoReturn
 
 from mbecguard.audit.report import Dossier
 from mbecguard.face import code_text
 from mbecguard.face.output import Output
 from mbecguard.face.tell import teller
 from mbecguard.face.text import Text
+from mbecguard.fleet.value import Fleet
 from mbecguard.session import Session
 from mbecguard.settings.declared import default_file
 from mbecguard.settings.load import DefaultFile
@@ -107,7 +110,7 @@ def metrics(options: argparse.Namespace, session: Session) -> Exit:
     try:
         from mbecguard.reports.metrics import metrics
     except ModuleNotFoundError as error:
-        die(f"metrics cannot be made: {error.name} is not installed", "install the package mbecguard-report")
+        _lacking("metrics", error)
     Output.of(options).write(metrics(session.measured()), mode=0o644)  # who scrapes is not root
     return Exit.OK
 
@@ -119,8 +122,12 @@ def _page(options: argparse.Namespace) -> Callable[[Dossier], str] | None:
     try:
         from mbecguard.reports.page import page
     except ModuleNotFoundError as error:
-        die(f"a page cannot be made: {error.name} is not installed", "install the package mbecguard-report")
+        _lacking("a page", error)
     return page
+
+
+def _lacking(what: str, error: ModuleNotFoundError) -> NoReturn:
+    die(f"{what} cannot be made: {error.name} is not installed", "install the package mbecguard-report")
 
 
 def explain(options: argparse.Namespace, session: Session) -> Exit:
@@ -155,6 +162,31 @@ def learn(options: argparse.Namespace, session: Session) -> Exit:
         written = learner.write(options.profile, dry_run=options.dry_run)
         out.show(written, lessons_text.written(written))
     return Exit.OK
+
+
+def fleet(options: argparse.Namespace, _session: Session) -> Exit:
+    from mbecguard.face import fleet_text
+    from mbecguard.fleet import judge, ocsf, read, table
+
+    ways = {"html": _fleet_page(options), "csv": table.table, "ocsf": ocsf.events}
+    listed = read.inventory(options.inventory) if options.inventory else ()
+    found = judge.judge(read.collect(options.dir), options.dir, listed, datetime.now(UTC), options.stale_after)
+    out = Output.of(options)
+    if way := ways.get(options.format):
+        out.write(way(found))
+    else:
+        out.show(found, fleet_text.view(out.look, found))
+    return found.exit
+
+
+def _fleet_page(options: argparse.Namespace) -> Callable[[Fleet], str] | None:
+    if options.format != "html":
+        return None
+    try:
+        from mbecguard.reports.fleet_page import page
+    except ModuleNotFoundError as error:
+        _lacking("a page", error)
+    return page
 
 
 def config(options: argparse.Namespace, session: Session) -> Exit:

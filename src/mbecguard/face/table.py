@@ -72,6 +72,16 @@ def _format(parser: Parser) -> None:
     parser.add_argument("--format", choices=("text", "json", "html"), default="text", help=told)
 
 
+def _fleet(parser: Parser) -> None:
+    parser.add_argument("dir", type=Path, metavar="DIR", help="a folder of collected audits, *.json")
+    told = "how to show it; html: one page by itself; ocsf: events for a SIEM, one in a line"
+    parser.add_argument("--format", choices=("text", "json", "html", "csv", "ocsf"), default="text", help=told)
+    told = "guests that should be there: a host name, machine-id or UUID in each line"
+    parser.add_argument("--inventory", type=Path, metavar="FILE", help=told)
+    told = "after how many an audit is too old (%(default)s)"
+    parser.add_argument("--stale-after", type=int, default=48, metavar="HOURS", help=told)
+
+
 def _explain(parser: Parser) -> None:
     parser.add_argument("what", metavar="ADDRESS|PFN|SYMBOL", help="0x... address, pfn:0x... page frame, or a symbol")
 
@@ -213,6 +223,23 @@ COMMANDS: tuple[Command, ...] = (
         ),
         ("output", "guest", "host", *SETTINGS, *_STATE),
         remembers=True,
+    ),
+    Command(
+        "fleet",
+        commands.fleet,
+        "Show where many guests stand, by audits that were collected",
+        "Of each guest the newest audit counts: pass, fail, degraded, open, stale (too old), or never (there is none). "
+        "What stands out among them is told: a machine-id that two have, a kernel with other modules than most. A file "
+        "that cannot be used is a finding. Exit status 5 means that not everything passes.",
+        (
+            ("mbecguard fleet /srv/audits", "what does not pass, and why"),
+            ("mbecguard fleet /srv/audits --inventory guests.txt", "also guests that never sent an audit"),
+            ("mbecguard fleet /srv/audits --format html -o fleet.html", "as one page"),
+        ),
+        OUTPUT,
+        own=_fleet,
+        needs=Needs.NONE,
+        root=False,
     ),
     Command(
         "explain",

@@ -39,9 +39,9 @@ MARKS = {
 _COMMAND = re.compile("`([^`]+)`")
 
 
-def page(dossier: Dossier) -> str:
-    """The page, of valid UTF-8."""
-    environment = Environment(
+def environment() -> Environment:
+    """In which templates are filled in: whatever they show is text."""
+    made = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
@@ -49,24 +49,38 @@ def page(dossier: Dossier) -> str:
         lstrip_blocks=True,
         finalize=_finalized,
     )
-    environment.filters |= {"size": size, "prose": _prose}
+    made.filters |= {"size": size, "prose": _prose}
+    return made
+
+
+def style() -> Markup:
+    """How all pages look."""
+    return Markup((FOLDER / "page.css").read_text())
+
+
+def page(dossier: Dossier) -> str:
+    """The page, of valid UTF-8."""
     report, audit = dossier.report, dossier.audit
     plan = report.plan if report else None
-    text: str = environment.get_template("page.html.j2").render(
-        report=report,
-        record=report.record if report else None,
-        audit=audit,
-        claims=sorted(audit.claims, key=lambda claim: WORST.index(claim.result)) if audit else (),
-        plan=plan,
-        history=dossier.history,
-        headline=_headline(dossier),
-        picture=picture(plan) if plan and plan.keep else None,
-        style=Markup((FOLDER / "page.css").read_text()),
-        marks=MARKS,
-        owners=OWNERS,
-        ranges=RANGES,
-        version=__version__,
-        made=now(),
+    text: str = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            record=report.record if report else None,
+            audit=audit,
+            claims=sorted(audit.claims, key=lambda claim: WORST.index(claim.result)) if audit else (),
+            plan=plan,
+            history=dossier.history,
+            headline=_headline(dossier),
+            picture=picture(plan) if plan and plan.keep else None,
+            style=style(),
+            marks=MARKS,
+            owners=OWNERS,
+            ranges=RANGES,
+            version=__version__,
+            made=now(),
+        )
     )
     return text
 

@@ -23,7 +23,7 @@ class Exit(IntEnum):
     USAGE = 2, "wrong command line"  # argparse's own
     REFUSED = 3, "refused: by a blocker, the policy, the host, or an unconfirmed boot"
     NOT_ENFORCED = 4, "not enforced, degraded: denied code still ran, or what was locked does not hold"
-    DRIFT = 5, "drift: audit found executable pages that the sealed plan does not know"
+    DRIFT = 5, "drift: audit found executable pages that the sealed plan does not know; fleet: not everything passes"
     OPEN = 6, "open: nothing is locked"
     NOTHING = 7, "nothing to report: no lock was tried in this boot, or no boot was watched"
     AUDIT_MODE = 8, "audit mode: denied code is logged, nothing is stopped"

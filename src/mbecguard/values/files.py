@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from mbecguard.values.codec import canonical, digest
 from mbecguard.values.errors import die
@@ -66,18 +66,32 @@ def read_own(path: Path, last: int = LIMIT + 1) -> bytes:
 
     Raises OSError, and ValueError for what is no file, too large, or could be somebody else's work.
     """
-    # O_NONBLOCK: opening a FIFO must not wait for a writer.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no file")
+    with _opened(path) as file:
+        found = os.fstat(file.fileno())
         if found.st_uid not in (0, os.geteuid()):
             raise ValueError(f"it belongs to user {found.st_uid}")
         file.seek(max(0, found.st_size - last))
-        data = file.read(last)
-    if len(data) > LIMIT:
-        raise ValueError(f"it is larger than {LIMIT >> 20} MiB")
+        return _within(file.read(last), LIMIT)
+
+
+def read_sent(path: Path, limit: int) -> bytes:
+    """A file that others sent, whoever they are. Raises OSError, and ValueError for what is no file, or too large."""
+    with _opened(path) as file:
+        return _within(file.read(limit + 1), limit)
+
+
+def _opened(path: Path) -> BinaryIO:
+    # O_NONBLOCK: opening a FIFO must not wait for a writer.
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is no file")
+    return file
+
+
+def _within(data: bytes, limit: int) -> bytes:
+    if len(data) > limit:
+        raise ValueError(f"it is larger than {limit >> 20} MiB")
     return data
 
 

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From what was collected to where each guest stands, and to what stands out among all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+
+from mbecguard.audit.value import Verdict
+from mbecguard.fleet.findings import finding
+from mbecguard.fleet.read import Collected, Modules
+from mbecguard.fleet.value import Fleet, Guest, Sheet, Standing
+from mbecguard.records.record import State
+from mbecguard.values.escaped import escaped
+from mbecguard.values.findings import Finding, Severity
+
+AHEAD = timedelta(minutes=10)  #: that a guest's clock may be wrong
+NAMED = 5  #: guests or modules that a finding names
+
+_ORDER = list(Standing)
+
+
+@dataclass(slots=True)
+class Known:
+    """A guest with its audits, the newest last, and what was found of it."""
+
+    name: str
+    audits: list[Sheet]
+    findings: list[Finding]
+
+    @property
+    def newest(self) -> Sheet | None:
+        """Its newest audit."""
+        return self.audits[-1] if self.audits else None
+
+
+def judge(found: Collected, folder: Path, listed: Iterable[str], now: datetime, stale_after: int) -> Fleet:
+    """Of all guests; `listed` are those that should be there: host names, machine-ids or UUIDs."""
+    guests = [Known(escaped(_name(group[-1])), group, []) for group in _groups(found.sheets)]
+    for guest in guests:
+        guest.findings += _of_guest(guest, now, timedelta(hours=stale_after))
+    if wanted := list(dict.fromkeys(listed)):
+        _compare(guests, wanted)
+    _duplicates(guests)
+    _contents(guests, found.modules)
+    apart = list(found.findings)
+    if not found.sheets:
+        apart.append(finding("nothing-collected", folder=folder))
+    if found.ignored:
+        apart.append(finding("files-ignored", count=found.ignored))
+    return _fleet(guests, apart, found.files, now, stale_after)
+
+
+def _fleet(guests: list[Known], apart: list[Finding], files: int, now: datetime, stale_after: int) -> Fleet:
+    # What is said of several guests at once is one finding, and named by each of them.
+    findings = {id(one): one for one in (*apart, *(one for guest in guests for one in guest.findings))}
+    told = sorted((_told(guest) for guest in guests), key=lambda one: (_ORDER.index(one.standing), one.name))
+    counts = Counter(one.standing for one in told)
+    return Fleet(
+        time=now.isoformat(timespec="seconds"),
+        stale_after=stale_after,
+        files=files,
+        totals={standing.value: counts[standing] for standing in Standing},
+        guests=tuple(told),
+        findings=_sorted(findings.values()),
+    )
+
+
+def _groups(sheets: Iterable[Sheet]) -> Iterator[list[Sheet]]:
+    """The audits of each guest, in order of time. What has no machine-id, UUID or host name is a guest of its own."""
+    by_guest: dict[tuple[str | None, str], list[Sheet]] = {}
+    for sheet in sheets:
+        by_guest.setdefault((sheet.subject.machine_id, _machine(sheet)), []).append(sheet)
+    return (sorted(group, key=lambda sheet: datetime.fromisoformat(sheet.time)) for group in by_guest.values())
+
+
+def _machine(sheet: Sheet) -> str:
+    """What tells one machine from another under the same machine-id."""
+    who = sheet.subject
+    return (who.vm_uuid or "").lower() or who.hostname or ("" if who.machine_id else sheet.file)
+
+
+def _name(sheet: Sheet) -> str:
+    who = sheet.subject
+    return who.hostname or who.machine_id or who.vm_uuid or sheet.file
+
+
+def _of_guest(guest: Known, now: datetime, limit: timedelta) -> Iterator[Finding]:
+    sheet, name = guest.audits[-1], guest.name
+    time = datetime.fromisoformat(sheet.time)
+    failed = ", ".join(sheet.failed) or "no claim that it names"
+    if sheet.state is State.DEGRADED:
+        yield finding("guest-degraded", guest=name, claims=failed)
+    elif sheet.verdict in (Verdict.FAIL, Verdict.ERROR):
+        yield finding("audit-failed", guest=name, time=sheet.time, verdict=sheet.verdict, claims=failed)
+    elif sheet.verdict is Verdict.NOT_APPLICABLE:
+        yield finding("guest-open", guest=name, state=sheet.state)
+    elif problem := _contradiction(sheet):
+        yield finding("audit-contradicts", guest=name, file=sheet.file, problem=problem)
+    if sheet.simulated:
+        yield finding("guest-simulated", guest=name)
+    if now - time > limit:
+        yield finding("audit-stale", guest=name, time=sheet.time, hours=int((now - time) / timedelta(hours=1)))
+    elif time - now > AHEAD:
+        yield finding("audit-ahead", guest=name, file=sheet.file, time=sheet.time)
+    if not (sheet.subject.machine_id or sheet.subject.vm_uuid):
+        yield finding("guest-nameless", file=sheet.file)
+    boots = [boot for boot, _ in groupby(one.boot_id for one in guest.audits)]
+    if len(boots) > len(set(boots)):
+        yield finding("two-at-once", guest=name)
+
+
+def _contradiction(sheet: Sheet) -> str:
+    """What no agent writes into an audit that passes."""
+    if sheet.state is not State.SEALED:
+        return f"that the guest is {sheet.state}"
+    if sheet.failed:
+        return f"that {sheet.failed[0]} does not hold"
+    if not sheet.ok or sheet.unknown:
+        return f"that {sheet.unknown} ranges are unknown to the seal"
+    return "" if sheet.content_digest else "not what is locked"
+
+
+def _compare(guests: list[Known], wanted: list[str]) -> None:
+    """With the inventory, of which any name will do."""
+    names = {word.lower() for word in wanted}
+    seen: set[str] = set()
+    for guest in guests:
+        who = guest.audits[-1].subject
+        own = {word.lower() for word in (who.hostname, who.machine_id, who.vm_uuid) if word}
+        seen |= own
+        if not own & names:
+            guest.findings.append(finding("guest-unlisted", guest=guest.name))
+    guests += (
+        Known(escaped(word), [], [finding("guest-never", guest=word)]) for word in wanted if word.lower() not in seen
+    )
+
+
+def _duplicates(guests: list[Known]) -> None:
+    machine_ids: dict[str, list[Known]] = {}
+    uuids: dict[str, list[Known]] = {}
+    for guest in guests:
+        if sheet := guest.newest:
+            machine_ids.setdefault(sheet.subject.machine_id or "", []).append(guest)
+            uuids.setdefault((sheet.subject.vm_uuid or "").lower(), []).append(guest)
+    for id_, groups in (("duplicate-machine-id", machine_ids), ("duplicate-uuid", uuids)):
+        for what, group in groups.items():
+            if what and len(group) > 1:
+                _tell(group, finding(id_, count=len(group), id=what, guests=_list(guest.name for guest in group)))
+
+
+def _contents(guests: list[Known], modules: dict[str, Modules]) -> None:
+    """Guests with one kernel should have one content; the few that have not stand out, if there are most."""
+    builds: dict[str, dict[str, list[Known]]] = {}
+    for guest in guests:
+        sheet = guest.newest
+        if sheet and sheet.content_digest and sheet.subject.build_id:
+            builds.setdefault(sheet.subject.build_id, {}).setdefault(sheet.content_digest, []).append(guest)
+    for build, contents in builds.items():
+        total = sum(map(len, contents.values()))
+        usual = max(contents, key=lambda digest: len(contents[digest]))
+        if len(contents) == 1:
+            continue
+        if 2 * len(contents[usual]) <= total:
+            split = finding("content-split", guests=total, build=build[:16], count=len(contents))
+            _tell((guest for group in contents.values() for guest in group), split)
+            continue
+        for digest in contents.keys() - {usual}:
+            difference = _difference(modules[digest], modules[usual])
+            for guest in contents[digest]:
+                facts = {"build": build[:16], "others": len(contents[usual]), "difference": difference}
+                guest.findings.append(finding("content-differs", guest=guest.name, **facts))
+
+
+def _difference(here: Modules, usual: Modules) -> str:
+    names, others = dict(here), dict(usual)
+    changed = names.keys() & others.keys() & {name for name, _ in here ^ usual}
+    parts = (("only here", names.keys() - others.keys()), ("missing", others.keys() - names.keys()), ("other", changed))
+    told = "; ".join(f"{what}: {_list(sorted(part))}" for what, part in parts if part)
+    return told or "its digest"
+
+
+def _list(words: Iterable[str]) -> str:
+    every = list(words)
+    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
+    return ", ".join(every[:NAMED]) + more
+
+
+def _tell(guests: Iterable[Known], what: Finding) -> None:
+    for guest in guests:
+        guest.findings.append(what)
+
+
+#: What a blocker makes of a guest, if that is not a failure.
+_STANDINGS = {
+    "guest-degraded": Standing.DEGRADED,
+    "guest-open": Standing.OPEN,
+    "guest-simulated": Standing.OPEN,
+    "guest-never": Standing.NEVER,
+    "audit-stale": Standing.STALE,
+    "audit-ahead": Standing.STALE,
+}
+
+
+def _told(guest: Known) -> Guest:
+    blockers = [found.id for found in guest.findings if found.severity is Severity.BLOCKER]
+    standings = (_STANDINGS.get(id_, Standing.FAIL) for id_ in blockers)
+    worst = min(standings, key=_ORDER.index, default=Standing.PASS)
+    return Guest(guest.name, worst, _sorted(guest.findings), len(guest.audits), guest.newest)
+
+
+def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda one: (one.severity.rank, one.id, one.text)))

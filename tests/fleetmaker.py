@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Audits of guests that there never were, as they are collected."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mbecguard.records.record import State
+from mbecguard.values.codec import digest, encode
+from tests.plans import make_audit
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+BUILD = "ab" * 20
+MODULES = ("ext4", "virtio_net", "nft_compat")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A folder of audits."""
+
+    folder: Path
+
+    def put(self, name: str, **changes: Any) -> dict[str, Any]:
+        """The audit of a guest: an hour old, clean, of a real seal; `changes` are of its fields."""
+        audit: dict[str, Any] = encode(make_audit())
+        audit |= {"time": ago(hours=1), "simulated": False, "boot_id": f"boot-{name}"}
+        number = sum(map(ord, name))
+        audit["subject"] |= {"hostname": name, "machine_id": f"{number:032x}", "vm_uuid": uuid(number)}
+        audit["subject"] |= {"build_id": BUILD} | changes.pop("subject", {})
+        modules = changes.pop("modules", MODULES)
+        audit["locked"]["owners"] += [owner(module) for module in modules]
+        audit["locked"]["content_digest"] = digest([*modules])
+        audit |= changes
+        return self.write(f"{changes.get('file', name)}.json", audit)
+
+    def write(self, name: str, audit: dict[str, Any]) -> dict[str, Any]:
+        """Have it as a file."""
+        audit.pop("file", None)
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(audit, indent=1))
+        return audit
+
+
+def ago(**time: float) -> str:
+    """A time before now."""
+    return (NOW - timedelta(**time)).isoformat(timespec="seconds")
+
+
+def uuid(number: int) -> str:
+    """A machine's UUID."""
+    return f"00000000-0000-4000-8000-{number:012x}"
+
+
+def owner(module: str) -> dict[str, Any]:
+    """A module's share of what is locked."""
+    return {"owner": module, "kind": "module-text", "pages": 9, "ranges": 2, "build_id": f"{len(module):040x}"}
+
+
+def failing(*ids: str) -> dict[str, Any]:
+    """What is different in an audit of which these claims fail."""
+    claims = encode(make_audit())["claims"]
+    for claim in claims:
+        claim["result"] = "fail" if claim["id"] in ids else claim["result"]
+    return {"claims": claims, "verdict": "fail"}
+
+
+def degraded() -> dict[str, Any]:
+    """What is different in an audit of a guest that lost its seal."""
+    return {**failing("map-sealed"), "state": State.DEGRADED.value, "ok": False, "locked": None}
