@@ -10,7 +10,7 @@ import pytest
 
 from mbecguard.host.base import HostMode
 from mbecguard.readiness.machines import Guarded
-from mbecguard.witness.agree import Agreement, Said, Verdict, agreements
+from mbecguard.witness.agree import Agreed, Agreement, Said, agreements
 from mbecguard.witness.look import HostWitness, Seen
 from mbecguard.witness.told import Told, parse
 from tests.hostmaker import SEALED
@@ -44,7 +44,7 @@ def test_hosts_that_agree() -> None:
     assert ask(GUEST, SMALL) == [Agreement.AGREES, Agreement.AGREES]
     assert ask(replace(GUEST, uuid=UUID.upper())) == [Agreement.AGREES]
     (found,) = agreements([GUEST], [HOST])
-    assert found == Verdict(
+    assert found == Agreed(
         Agreement.AGREES,
         f"web1 on rack1 at {AFTER}: sealed, the same map and generation, 18 denied fetches",
         "rack1",

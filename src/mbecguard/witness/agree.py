@@ -47,7 +47,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Agreed:
     """What the hosts say to that."""
 
     agreement: Agreement
@@ -74,7 +74,7 @@ class _Known:
         return f"{self.seen.name} on {self.witness.host or 'its host'}"
 
 
-def agreements(guests: Sequence[Said], witnesses: Iterable[HostWitness]) -> list[Verdict]:
+def agreements(guests: Sequence[Said], witnesses: Iterable[HostWitness]) -> list[Agreed]:
     """A verdict for each guest, in their order; of each host the newest witness counts."""
     machines = [_Known(witness, seen) for witness in _newest(witnesses) for seen in witness.machines]
     found = _Found(machines)
@@ -120,24 +120,24 @@ class _Found:
         return self._by_map.get((guest.generation, guest.map_digest or ""), []) if named else []
 
 
-def _verdict(guest: Said, matching: list[_Known], *, shared: bool) -> Verdict:
+def _verdict(guest: Said, matching: list[_Known], *, shared: bool) -> Agreed:
     names = ", ".join(one.name for one in matching)
     if shared or len(matching) > 1:
         told = f"more than one guest says that it is {names}" if matching else "another guest has the same UUID"
         told = f"{names} are one by what they are called" if len(matching) > 1 else told
-        return Verdict(Agreement.TWICE, told, action="find out which of them is real, and who copied it")
+        return Agreed(Agreement.TWICE, told, action="find out which of them is real, and who copied it")
     if not guest.sealed:
-        return Verdict(Agreement.NOT_SEALED, "the guest does not say that it is sealed")
+        return Agreed(Agreement.NOT_SEALED, "the guest does not say that it is sealed")
     if not matching:
         told = f"no host knows a machine with {f'UUID {guest.uuid}' if guest.uuid else 'its map and generation'}"
-        return Verdict(Agreement.UNSEEN, told, action="collect the witness of its host as well; " + AGAIN)
+        return Agreed(Agreement.UNSEEN, told, action="collect the witness of its host as well; " + AGAIN)
     (one,) = matching
     when = f"{one.name} at {one.witness.time}"
     if difference := _difference(guest, one):
-        return Verdict(Agreement.DIFFERS, f"{when}: {difference}", one.witness.host, one.seen.name, AGAIN)
+        return Agreed(Agreement.DIFFERS, f"{when}: {difference}", one.witness.host, one.seen.name, AGAIN)
     denied = one.seen.told.denied if one.seen.told else 0
     told = f"{when}: sealed, the same map and generation, {denied} denied fetches"
-    return Verdict(Agreement.AGREES, told, one.witness.host, one.seen.name)
+    return Agreed(Agreement.AGREES, told, one.witness.host, one.seen.name)
 
 
 def _difference(guest: Said, one: _Known) -> str:
