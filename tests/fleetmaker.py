@@ -37,6 +37,12 @@ class Made:
         audit |= changes
         return self.write(f"{changes.get('file', name)}.json", audit)
 
+    def host(self, *audits: dict[str, Any], name: str = "rack1", hours: float = 0.5, **changes: Any) -> None:
+        """The witness of a host of these guests, who agrees; `changes` are of what it tells of each."""
+        machines = [_machine(pid, audit, changes) for pid, audit in enumerate(audits, 1)]
+        witness = {"schema": "mbecguard.witness/1", "time": ago(hours=hours), "host": name, "host_id": None}
+        self.write(f"hosts/{name}-{hours}.json", {**witness, "release": "6.12", "machines": machines})
+
     def write(self, name: str, audit: dict[str, Any]) -> dict[str, Any]:
         """Have it as a file."""
         audit.pop("file", None)
@@ -44,6 +50,15 @@ class Made:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(audit, indent=1))
         return audit
+
+
+def _machine(pid: int, audit: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    told = {name: audit["witness"][name] for name in ("mode", "generation", "map_digest", "denied", "refused")}
+    told |= {"kept_pages": 1, "denied_pages": 2, "sealed_pages": 3, "pins": [], "granted": 0, "later": "field"}
+    told |= {"last": [{"vcpu": 0, "gpa": "0x1000", "va": "0x1000", "error": "0x10"}]}
+    machine = {"pid": pid, "name": f"vm{pid}", "uuid": audit["subject"]["vm_uuid"], "program": "kvm"}
+    state = changes.get("state", "sealed")
+    return {**machine, "state": state, "told": told | {k: v for k, v in changes.items() if k != "state"}, "later": 1}
 
 
 def ago(**time: float) -> str:

@@ -18,8 +18,17 @@ from mbecguard.values.codec import decode, encode
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.files import signed
 from mbecguard.values.findings import Severity
+from mbecguard.witness.agree import Agreement
 from tests.fleetmaker import MODULES, NOW, Made, ago, degraded, failing, uuid
 
+#: What a guest of one of our hosts was told.
+WITNESS: dict[str, Any] = {
+    "mode": "enforce",
+    "generation": 7,
+    "map_digest": "cd" * 32,
+    "denied": 2,
+    "refused": 0,
+}
 NASTY = "<b>x</b>\x1b[31m\n=1+1\u202e"
 #: For each finding a fact as only that finding has it.
 SEEN: set[str] = set()
@@ -299,6 +308,66 @@ def test_names_change_no_terminal_and_no_line(made: Made) -> None:
     fleet = look(made, "a\x1b[1mb")
     told = [guest.name for guest in fleet.guests] + [part for one in fleet.findings for part in (one.text, one.hint)]
     assert all(text.isprintable() for text in told)
+
+
+def test_hosts_that_agree(made: Made) -> None:
+    made.host(
+        made.put("web1", witness=WITNESS),
+        made.put("db1", subject={"vm_uuid": None}, witness={**WITNESS, "generation": 8}),
+    )
+    fleet = look(made)
+    assert (fleet.ok, fleet.hosts, fleet.files) == (True, 1, 3)
+    assert [guest.host and guest.host.agreement for guest in fleet.guests] == [Agreement.AGREES] * 2
+
+
+def test_without_a_witness_no_host_is_asked(made: Made) -> None:
+    made.put("web1")
+    assert (only(made).host, look(made).hosts) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"state": "open"}, "is sealed, but vm1 on rack1"),
+        ({"map_digest": "00" * 32}, "the map is 0000000000000000"),
+        ({"generation": 5}, "generation 5, and not 7"),
+        ({"mode": "audit"}, "mode audit"),
+    ],
+)
+def test_a_guest_that_says_what_its_host_does_not(made: Made, changes: dict[str, Any], says: str) -> None:
+    made.host(made.put("web1", witness=WITNESS), **changes)
+    guest = only(made)
+    assert (guest.standing, ids(guest)) == (Standing.FAIL, ["host-differs"])
+    assert says in guest.findings[0].text
+    assert look(made).exit is Exit.DRIFT
+
+
+def test_a_guest_that_no_host_knows(made: Made) -> None:
+    made.host(made.put("web1", witness=WITNESS))
+    made.put("db1", witness=WITNESS)
+    assert [(guest.name, ids(guest)) for guest in look(made).guests] == [("db1", ["host-unseen"]), ("web1", [])]
+
+
+def test_what_one_guest_was_told_and_two_repeat(made: Made) -> None:
+    subject = {"vm_uuid": None}
+    made.host(made.put("micro1", subject=subject, witness=WITNESS))
+    made.put("micro2", subject=subject, witness=WITNESS)
+    assert [ids(guest) for guest in look(made).guests] == [["host-twice"]] * 2
+
+
+def test_an_older_witness_does_not_count(made: Made) -> None:
+    audit = made.put("web1", witness=WITNESS)
+    made.host(audit, hours=0.5)
+    made.host(audit, hours=0.9, state="open")
+    assert look(made).ok
+    made.host(audit, hours=0.1, state="open")
+    assert ids(only(made)) == ["host-differs"]
+
+
+def test_a_witness_that_is_none(made: Made) -> None:
+    made.host(made.put("web1"), name="rack1", state="molten")
+    made.host(made.put("db1"), name="rack2", generation="7")
+    assert ids(look(made)) == ["file-unfit", "file-unfit"]
 
 
 def test_every_finding_is_told_somewhere_here() -> None:

@@ -22,7 +22,8 @@ def view(look: Look, fleet: Fleet) -> Iterator[str]:
         yield f"and {len(others) - SHOWN} more (--format csv has all)"
     yield from look.findings(fleet.findings)
     counts = ", ".join(f"{count} {standing}" for standing, count in fleet.totals.items() if count) or "none"
-    yield f"{plural(len(fleet.guests), 'guest')}, {plural(fleet.files, 'file')}: {counts}"
+    asked = f", {plural(fleet.hosts, 'host')} asked" if fleet.hosts else ""
+    yield f"{plural(len(fleet.guests), 'guest')}, {plural(fleet.files, 'file')}{asked}: {counts}"
     verdict = look.paint("passes", "green") if fleet.ok else look.paint("does NOT pass", "red")
     yield f"this fleet {verdict}: {totals(fleet.findings)}"
 

@@ -55,6 +55,10 @@ CATALOGUE: dict[str, Template] = {
         _W, "{file} tells neither machine-id nor UUID", "two such guests cannot be told apart: give them a machine-id"
     ),
     "guest-unlisted": Template(_W, "{guest} is not in the inventory", f"list it, or {_GONE}"),
+    # A guest beside its host.
+    "host-differs": Template(_B, "{guest} says that it is sealed, but {evidence}", "{action}"),
+    "host-unseen": Template(_B, "{guest} says that it is sealed, but {evidence}", "{action}"),
+    "host-twice": Template(_B, "{guest}: {evidence}", "{action}"),
     # Guests beside each other.
     "duplicate-machine-id": Template(
         _B,

@@ -11,12 +11,15 @@ from itertools import groupby
 from pathlib import Path
 
 from mbecguard.audit.value import Verdict
+from mbecguard.fleet import hosts
 from mbecguard.fleet.findings import finding
 from mbecguard.fleet.read import Collected, Modules
 from mbecguard.fleet.value import Fleet, Guest, Sheet, Standing
 from mbecguard.records.record import State
 from mbecguard.values.escaped import escaped
 from mbecguard.values.findings import Finding, Severity
+from mbecguard.witness.agree import Agreed
+from mbecguard.witness.look import HostWitness
 
 AHEAD = timedelta(minutes=10)  #: that a guest's clock may be wrong
 NAMED = 5  #: guests or modules that a finding names
@@ -31,6 +34,7 @@ class Known:
     name: str
     audits: list[Sheet]
     findings: list[Finding]
+    host: Agreed | None = None
 
     @property
     def newest(self) -> Sheet | None:
@@ -47,15 +51,17 @@ def judge(found: Collected, folder: Path, listed: Iterable[str], now: datetime, 
         _compare(guests, wanted)
     _duplicates(guests)
     _contents(guests, found.modules)
+    if found.witnesses:
+        _ask_hosts(guests, found.witnesses)
     apart = list(found.findings)
     if not found.sheets:
         apart.append(finding("nothing-collected", folder=folder))
     if found.ignored:
         apart.append(finding("files-ignored", count=found.ignored))
-    return _fleet(guests, apart, found.files, now, stale_after)
+    return _fleet(guests, apart, found, now, stale_after)
 
 
-def _fleet(guests: list[Known], apart: list[Finding], files: int, now: datetime, stale_after: int) -> Fleet:
+def _fleet(guests: list[Known], apart: list[Finding], read: Collected, now: datetime, stale_after: int) -> Fleet:
     # What is said of several guests at once is one finding, and named by each of them.
     findings = {id(one): one for one in (*apart, *(one for guest in guests for one in guest.findings))}
     told = sorted((_told(guest) for guest in guests), key=lambda one: (_ORDER.index(one.standing), one.name))
@@ -63,7 +69,8 @@ def _fleet(guests: list[Known], apart: list[Finding], files: int, now: datetime,
     return Fleet(
         time=now.isoformat(timespec="seconds"),
         stale_after=stale_after,
-        files=files,
+        files=read.files,
+        hosts=len({one.host_id or one.host for one in read.witnesses}),
         totals={standing.value: counts[standing] for standing in Standing},
         guests=tuple(told),
         findings=_sorted(findings.values()),
@@ -153,6 +160,16 @@ def _duplicates(guests: list[Known]) -> None:
                 _tell(group, finding(id_, count=len(group), id=what, guests=_list(guest.name for guest in group)))
 
 
+def _ask_hosts(guests: list[Known], witnesses: list[HostWitness]) -> None:
+    """One host that was asked is enough: then a seal that no host knows is none."""
+    audited = [(guest, sheet) for guest in guests if (sheet := guest.newest)]
+    agreed = hosts.ask([(guest.name, sheet) for guest, sheet in audited], witnesses)
+    for (guest, _), host in zip(audited, agreed, strict=True):
+        guest.host = host
+        if differs := hosts.disagreement(guest.name, host):
+            guest.findings.append(differs)
+
+
 def _contents(guests: list[Known], modules: dict[str, Modules]) -> None:
     """Guests with one kernel should have one content; the few that have not stand out, if there are most."""
     builds: dict[str, dict[str, list[Known]]] = {}
@@ -210,7 +227,7 @@ def _told(guest: Known) -> Guest:
     blockers = [found.id for found in guest.findings if found.severity is Severity.BLOCKER]
     standings = (_STANDINGS.get(id_, Standing.FAIL) for id_ in blockers)
     worst = min(standings, key=_ORDER.index, default=Standing.PASS)
-    return Guest(guest.name, worst, _sorted(guest.findings), len(guest.audits), guest.newest)
+    return Guest(guest.name, worst, _sorted(guest.findings), len(guest.audits), guest.newest, guest.host)
 
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -11,26 +11,27 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from mbecguard.audit import value as audit
+from mbecguard.fleet import hosts
+from mbecguard.fleet.data import known, part, time, whole
 from mbecguard.fleet.findings import finding
 from mbecguard.fleet.value import Sheet
 from mbecguard.plan.policy import CodeKind
 from mbecguard.records.chain import ENTRY_SCHEMA
 from mbecguard.records.identity import Identity
 from mbecguard.records.record import State
-from mbecguard.values.codec import decode, fields_of
+from mbecguard.values.codec import decode
 from mbecguard.values.errors import die, plainly
 from mbecguard.values.escaped import escaped
 from mbecguard.values.files import read_sent, verified
 from mbecguard.values.findings import Finding
+from mbecguard.witness.look import SCHEMA as WITNESS
+from mbecguard.witness.look import HostWitness
 
 LIMIT = 8 << 20  #: bytes of a file; an audit has some ten thousand
-T = TypeVar("T")
 
 Modules = frozenset[tuple[str, str]]  #: name and build-id
 
@@ -42,6 +43,7 @@ class Collected:
     sheets: list[Sheet] = field(default_factory=list)
     modules: dict[str, Modules] = field(default_factory=dict)  #: by content digest
     findings: list[Finding] = field(default_factory=list)
+    witnesses: list[HostWitness] = field(default_factory=list)
     files: int = 0
     ignored: int = 0
 
@@ -52,9 +54,16 @@ class Collected:
         if digest and digest not in self.modules:
             self.modules[digest] = frozenset(_modules(data["locked"]))
 
+    def saw(self, _name: str, data: dict[str, Any]) -> None:
+        """What a host saw of its guests. Raises ValueError."""
+        self.witnesses.append(hosts.read(data))
 
-#: What reads a file of a schema. What a host witnesses of its guests can have a reader of its own.
-READERS: dict[str, Callable[[Collected, str, dict[str, Any]], None]] = {audit.SCHEMA: Collected.add}
+
+#: What reads a file of a schema.
+READERS: dict[str, Callable[[Collected, str, dict[str, Any]], None]] = {
+    audit.SCHEMA: Collected.add,
+    WITNESS: Collected.saw,
+}
 
 
 def collect(folder: Path) -> Collected:
@@ -98,9 +107,9 @@ def _files(folder: Path, found: Collected) -> Iterator[Path]:
 
 
 def _read(found: Collected, name: str, text: bytes) -> None:
-    data = _object(json.loads(text))
+    data = whole(json.loads(text))
     if data.get("schema") == ENTRY_SCHEMA:  # as a guest keeps it
-        data = _object(verified(text).get("record"))
+        data = whole(verified(text).get("record"))
     schema = data.get("schema")
     reader = READERS.get(schema) if isinstance(schema, str) else None
     if reader is None:
@@ -112,64 +121,34 @@ def _sheet(name: str, data: dict[str, Any]) -> Sheet:
     locked = data.get("locked")
     return Sheet(
         file=name,
-        time=_time(_part(str, data, "time")),
+        time=time(part(str, data, "time")),
         verdict=decode(audit.Verdict, data.get("verdict")),
-        ok=_part(bool, data, "ok"),
+        ok=part(bool, data, "ok"),
         state=decode(State, data.get("state")),
-        subject=_known(Identity, data.get("subject")),
-        boot_id=_part(str, data, "boot_id"),
-        failed=tuple(_failed(_part(list, data, "claims"))),
-        unknown=len(_part(list, data, "new")) + len(_part(list, data, "unexplained")),
-        sealed=_part(str, data, "sealed"),
-        simulated=_part(bool, data, "simulated"),
-        content_digest=None if locked is None else _part(str, _object(locked), "content_digest"),
-        witness=_known(audit.Witness, data.get("witness")),
-        record_digest=_part(str, data, "record_digest"),
-        plan_digest=_part(str, data, "plan_digest"),
+        subject=known(Identity, data.get("subject")),
+        boot_id=part(str, data, "boot_id"),
+        failed=tuple(_failed(part(list, data, "claims"))),
+        unknown=len(part(list, data, "new")) + len(part(list, data, "unexplained")),
+        sealed=part(str, data, "sealed"),
+        simulated=part(bool, data, "simulated"),
+        content_digest=None if locked is None else part(str, whole(locked), "content_digest"),
+        witness=known(audit.Witness, data.get("witness")),
+        record_digest=part(str, data, "record_digest"),
+        plan_digest=part(str, data, "plan_digest"),
     )
 
 
 def _failed(claims: list[Any]) -> Iterator[str]:
     for claim in claims:
-        result = decode(audit.Result, _object(claim).get("result"))
+        result = decode(audit.Result, whole(claim).get("result"))
         if result is audit.Result.FAIL:
-            yield _part(str, claim, "id")
+            yield part(str, claim, "id")
 
 
 def _modules(locked: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for owner in map(_object, _part(list, locked, "owners")):
+    for owner in map(whole, part(list, locked, "owners")):
         if owner.get("kind") == CodeKind.MODULE_TEXT:
-            yield _part(str, owner, "owner"), str(owner.get("build_id") or "")
-
-
-def _known(kind: type[T], data: object) -> T:
-    """A dataclass from an object that may have more than that. Raises ValueError."""
-    given = _object(data)
-    return decode(kind, {name: given[name] for name in _names(cast(Any, kind)) if name in given})
-
-
-@cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(fields_of(kind))
-
-
-def _object(data: object) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise ValueError(f"there is a {type(data).__name__} where an object belongs")
-    return data
-
-
-def _part(kind: type[T], data: dict[str, Any], name: str) -> T:
-    found = data.get(name)
-    if type(found) is not kind:
-        raise ValueError(f"{name} is missing, or not as it has to be")
-    return found
-
-
-def _time(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("its time has no time zone")
-    return text
+            yield part(str, owner, "owner"), str(owner.get("build_id") or "")
 
 
 def _short(error: Exception) -> str:

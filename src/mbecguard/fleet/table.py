@@ -12,7 +12,7 @@ from mbecguard.values.escaped import escaped
 
 COLUMNS = (
     *("standing", "guest", "time", "verdict", "state", "failed", "unknown_ranges", "denied_fetches", "findings"),
-    *("machine_id", "vm_uuid", "kernel", "build_id", "content_digest", "agent", "sealed", "file"),
+    *("machine_id", "vm_uuid", "kernel", "build_id", "content_digest", "agent", "sealed", "host", "file"),
 )
 UNREAD = "unread"  #: in place of a standing, of a file
 _FORMULA = ("=", "+", "-", "@")  #: what a spreadsheet would calculate
@@ -37,6 +37,7 @@ def _rows(fleet: Fleet) -> Iterator[dict[str, object]]:
             "standing": guest.standing,
             "guest": guest.name,
             "findings": " ".join(one.id for one in guest.findings),
+            "host": guest.host.agreement if guest.host else None,
             **_audit(guest),
         }
 

@@ -12,6 +12,7 @@ from mbecguard.records.record import State
 from mbecguard.values.codec import expect_schema
 from mbecguard.values.errors import Exit
 from mbecguard.values.findings import Finding, Severity
+from mbecguard.witness.agree import Agreed
 
 SCHEMA = "mbecguard.fleet/1"
 
@@ -57,6 +58,7 @@ class Guest:
     findings: tuple[Finding, ...]  #: what is said of it, the worst first
     audits: int  #: how many were collected
     audit: Sheet | None  #: the newest; null: there is none
+    host: Agreed | None = None  #: what the hosts say to it; null: none was asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Fleet:
     totals: dict[str, int]  #: guests by standing
     guests: tuple[Guest, ...]
     findings: tuple[Finding, ...]  #: of guests and of files, the worst first; the fleet passes without blockers
+    hosts: int = 0  #: whose witness was read
     schema: str = SCHEMA
 
     def __post_init__(self) -> None:
