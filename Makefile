@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CACHE := $(or $(MBECGUARD_CACHE),$(HOME)/.cache/mbecguard)
 KVM := $(CACHE)/kvm-modules/7.2/READY $(CACHE)/kvm-modules/6.12/READY
 
-.PHONY: picture schemas demo tour test check lint bench corpus revisions lab lab-full selftests deb rpm clean setup setup-lab
+.PHONY: picture pictures schemas demo tour test check lint bench corpus revisions lab lab-full selftests deb rpm clean setup setup-lab
 
 # A stock guest locks itself on emulated MBEC hardware, and an attack fails that ran before. NATIVE=1: on this machine's own.
 demo: setup-lab $(if $(NATIVE),,$(KVM))
@@ -64,6 +64,10 @@ schemas: setup
 # docs/design.svg, from its description in tools/picture.py.
 picture: setup
 	$(BIN)/python -m tools.picture
+
+# build/pictures/: the pages of reports as a browser shows them, to be looked at.
+pictures: setup-lab
+	$(BIN)/python -m tools.pictures
 
 # dist/: the packages, built in a clean Debian root.
 deb: setup-lab

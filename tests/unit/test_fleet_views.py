@@ -21,8 +21,9 @@ from mbecguard.fleet.value import Fleet, Standing
 from mbecguard.reports.fleet_page import page
 from mbecguard.values.codec import encode
 from mbecguard.values.errors import Exit
+from tests.dossiers import NASTY
 from tests.fleetmaker import MODULES, NOW, Made, ago, degraded, failing
-from tests.unit.test_page import NASTY, Seen, valid
+from tests.unit.test_page import Seen, valid
 
 py_ocsf = pytest.importorskip("py_ocsf_models.events.findings.compliance_finding", reason="run tools/setup.sh")
 

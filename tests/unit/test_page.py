@@ -9,36 +9,24 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from markupsafe import escape
 
 from mbecguard.audit.kept import Audits
-from mbecguard.audit.locked import locked
-from mbecguard.audit.report import Audited, Dossier, Report, dossier
-from mbecguard.audit.value import Audit, Code, Result, Verdict
+from mbecguard.audit.report import dossier
+from mbecguard.audit.value import Result, Verdict
 from mbecguard.face import cli
-from mbecguard.plan.planner import Plan
-from mbecguard.plan.policy import CodeKind
 from mbecguard.records.store import Store
 from mbecguard.reports.page import RANGES, page
 from mbecguard.reports.picture import CELLS, COLUMNS, picture, size
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.pages import LARGE_PAGES
+from tests.dossiers import CODE, DOSSIERS, whole
 from tests.guestmaker import SCATTERED
-from tests.plans import PLAN, TEXT_VA, keep, keep_range, make_audit, make_plan, make_record
+from tests.plans import PLAN, keep, keep_range, make_audit, make_plan, make_record
 
 html5lib = pytest.importorskip("html5lib", reason="run tools/setup.sh")
-
-CODE = Code(0x32, 0x34, 0x32000, TEXT_VA, 2, CodeKind.BPF, "bpf", ".x", "a+0x1", writable=False, denied=True)
-NASTY = "<script>alert(1)</script>\"'&\x1b[31m\n\x00\u202e\udc80\ufffd{{ 7 * 7 }}`x`"
-REPORT = Report(this_boot=True, digest="ab" * 32, record=make_record(), plan=PLAN)
-HISTORY = (Audited("2026-01-02T03:04:05+00:00", Verdict.PASS, "cd" * 32, "boot", 0),)
-
-
-def whole(audit: Audit | None = None, plan: Plan | None = PLAN) -> Dossier:
-    return Dossier(replace(REPORT, plan=plan), audit, HISTORY)
 
 
 def valid(text: str) -> str:
@@ -66,21 +54,9 @@ class Seen(HTMLParser):
         self.refers |= {*named.get("aria-labelledby", "").split()}
 
 
-@pytest.mark.parametrize(
-    "found",
-    [
-        whole(make_audit()),
-        whole(make_audit(verdict=Verdict.FAIL, new=(CODE,), unexplained=(CODE,) * 3, stale=(CODE,))),
-        whole(make_audit(verdict=Verdict.ERROR, locked=None)),
-        whole(),
-        whole(plan=None),
-        Dossier(None, make_audit(verdict=Verdict.NOT_APPLICABLE, locked=None, sealed=""), ()),
-        replace(whole(make_audit()), report=replace(REPORT, this_boot=False)),
-    ],
-    ids=["clean", "drift", "error", "never audited", "no plan", "open", "another boot"],
-)
-def test_it_is_one_valid_page_that_needs_nothing_from_elsewhere(found: Dossier) -> None:
-    text = valid(page(found))
+@pytest.mark.parametrize("name", DOSSIERS)
+def test_it_is_one_valid_page_that_needs_nothing_from_elsewhere(name: str) -> None:
+    text = valid(page(DOSSIERS[name]))
     seen = Seen(text)
     assert len(seen.ids) == len(set(seen.ids))
     assert seen.refers <= set(seen.ids)
@@ -92,23 +68,7 @@ def test_it_is_one_valid_page_that_needs_nothing_from_elsewhere(found: Dossier) 
 
 
 def test_names_are_nothing_but_text() -> None:
-    code = replace(CODE, owner=NASTY, section=NASTY, symbol=NASTY)
-    plan = replace(PLAN, keep=tuple(replace(kept, owner=NASTY, section=NASTY) for kept in PLAN.keep))
-    record = make_record(host=NASTY, frozen=(NASTY,), pins=(NASTY,))
-    audit = make_audit(new=(code,), unexplained=(code,), stale=(code,), verdict=Verdict.FAIL)
-    assert audit.locked
-    owners = tuple(replace(one, owner=NASTY, build_id=NASTY) for one in audit.locked.owners)
-    reasons = tuple(replace(why, text=NASTY, hint=NASTY) for why in audit.reasons)
-    claims = tuple(replace(one, evidence=NASTY, action=NASTY, result=Result.FAIL) for one in audit.claims)
-    subject = replace(audit.subject, hostname=NASTY, machine_id=NASTY, vm_uuid=NASTY, release=NASTY, shim=NASTY)
-    changes: dict[str, Any] = {
-        "reasons": reasons,
-        "claims": claims,
-        "subject": subject,
-        "locked": replace(audit.locked, owners=owners),
-    }
-    found = Dossier(Report(True, NASTY, record, plan), replace(audit, **changes), (replace(HISTORY[0], boot_id=NASTY),))
-    text = valid(page(found))
+    text = valid(page(DOSSIERS["nasty"]))
     assert not Seen(text).tags & {"script"}
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "<script" not in text
@@ -134,17 +94,8 @@ def test_long_drift_is_cut_and_says_so() -> None:
     assert "And 7 more" in text
 
 
-def large(modules: int) -> Plan:
-    """A guest whose modules have pages all over its memory."""
-    spans = [(0x1000 + 200 * number, 0x1000 + 200 * number + 9) for number in range(modules * 8)]
-    plan = make_plan(spans, max_pfn=1 << 34)
-    keep = tuple(replace(kept, owner=f"module_{number // 8}") for number, kept in enumerate(plan.keep))
-    return replace(plan, keep=keep)
-
-
 def test_a_guest_with_300_modules_has_a_page_below_2_mb() -> None:
-    plan = large(300)
-    text = page(whole(make_audit(locked=locked(plan, {})), plan))
+    text = page(DOSSIERS["scattered"])
     assert 100_000 < len(text.encode()) < 2_000_000
     assert len({*re.findall(r"module_\d+", text)}) == 300
 
