@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
 PROGBITS, STRTAB, NOTE, NOBITS = 1, 3, 7, 8
+SYMTAB, RELA = 2, 4
 A, W, X = 2, 1, 4  # SHF_ALLOC, SHF_WRITE, SHF_EXECINSTR
 BUILD_ID = bytes(range(20))
 TEXT_VA = 0xFFFFFFFF81000000
@@ -28,6 +29,8 @@ class Sec:
     va: int = 0
     align: int = 1
     type: int = PROGBITS
+    link: int = 0
+    info: int = 0
 
 
 def elf64(sections: Sequence[Sec], kind: int = ET_EXEC, machine: int = 62) -> bytes:
@@ -40,7 +43,9 @@ def elf64(sections: Sequence[Sec], kind: int = ET_EXEC, machine: int = 62) -> by
         size = s.content if isinstance(s.content, int) else len(s.content)
         kind_of = NOBITS if isinstance(s.content, int) else s.type
         body += bytes(-len(body) % min(s.align or 1, 16))
-        headers += struct.pack("<IIQQQQIIQQ", name_at, kind_of, s.flags, s.va, len(body), size, 0, 0, s.align, 0)
+        headers += struct.pack(
+            "<IIQQQQIIQQ", name_at, kind_of, s.flags, s.va, len(body), size, s.link, s.info, s.align, 0
+        )
         body += b"" if isinstance(s.content, int) else s.content
         name_at += len(s.name.encode()) + 1
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")

@@ -19,7 +19,7 @@ FLOORS = (
     {"host"},
     {"image", "witness"},
     {"guest"},
-    {"plan"},
+    {"plan", "text"},
     {"records"},
     {"switches"},
     {"lock", "learn", "audit"},

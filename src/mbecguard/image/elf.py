@@ -28,6 +28,7 @@ _EM_X86_64 = 62
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 _SHT_NULL, _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE, _SHT_NOBITS = 0, 1, 3, 7, 8
+SHT_SYMTAB, SHT_RELA = 2, 4
 _XINDEX = 0xFFFF  # SHN_XINDEX: the number stands in section 0, as do counts of 0xff00 and more
 
 _HINT = "Take the file from the package of the running kernel; the copy here may be damaged or cut short."
@@ -46,11 +47,26 @@ class Elf:
     """A checked x86-64 ELF: its loadable (SHF_ALLOC) program and note sections in header order.
 
     The sections are pyelftools objects: `.name`, `["sh_addr"]`, `.data()` (never of a SHT_NOBITS section:
-    that allocates what the header claims).
+    that allocates what the header claims). `raw` has every section by its number, as bytes that nobody interprets.
     """
 
     type: ElfType
     sections: tuple[Any, ...]
+    raw: tuple[RawSection, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RawSection:
+    """One section as its header has it; `content` is empty if it takes no room in the file."""
+
+    name: str
+    type: int
+    flags: int
+    address: int
+    bytes: int
+    link: int
+    info: int
+    content: memoryview
 
 
 class _SectionHeader(NamedTuple):
@@ -83,14 +99,24 @@ def _open(data: bytes, types: frozenset[ElfType]) -> Elf:
     if header[2] != _EM_X86_64 or header[1] not in types:
         wanted = " or ".join(sorted(f"ET_{t.name}" for t in types))
         die(f"not an x86-64 ELF file of type {wanted} (type {header[1]}, machine {header[2]})")
-    headers = _section_headers(data, header)
+    headers, names = _section_headers(data, header)
     from elftools.elf.elffile import ELFFile
 
     parser = ELFFile(BytesIO(data))
-    return Elf(ElfType(header[1]), tuple(parser.get_section(index) for index in _loadable(headers)))
+    sections = tuple(parser.get_section(index) for index in _loadable(headers))
+    return Elf(ElfType(header[1]), sections, tuple(_raw(data, item, headers[names]) for item in headers))
 
 
-def _section_headers(data: bytes, header: tuple[Any, ...]) -> list[_SectionHeader]:
+def _raw(data: bytes, item: _SectionHeader, names: _SectionHeader) -> RawSection:
+    start = names.offset + item.name
+    name = data[start : data.index(b"\0", start)].decode(errors="replace")
+    held = 0 if item.type in (_SHT_NULL, _SHT_NOBITS) else item.size
+    content = memoryview(data)[item.offset : item.offset + held]
+    return RawSection(name, item.type, item.flags, item.address, item.size, item.link, item.info, content)
+
+
+def _section_headers(data: bytes, header: tuple[Any, ...]) -> tuple[list[_SectionHeader], int]:
+    """All of them, and the number of the one with their names."""
     offset, entry_size, count, names_index = header[6], *header[11:14]
     if offset and entry_size == _SECTION_HEADER.size and offset + entry_size <= len(data):
         first = _SectionHeader(*_SECTION_HEADER.unpack_from(data, offset))
@@ -105,7 +131,7 @@ def _section_headers(data: bytes, header: tuple[Any, ...]) -> list[_SectionHeade
         if item.type not in (_SHT_NULL, _SHT_NOBITS) and item.offset + item.size > len(data):
             die("cut short: a section lies behind the end of the file")
     _check_names(data, headers, headers[names_index])
-    return headers
+    return headers, names_index
 
 
 def _check_names(data: bytes, headers: list[_SectionHeader], names: _SectionHeader) -> None:
