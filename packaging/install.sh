@@ -41,6 +41,7 @@ module() { # FOLDER VERSION
 done
 put 644 /usr/share/mbecguard/schema docs/schema/*.json
 put 644 /usr/share/mbecguard/prometheus packaging/prometheus/*
+put 644 /usr/share/mbecguard/grafana packaging/grafana/*
 put 755 /usr/bin packaging/mbecguard packaging/mbecguard-host
 host /usr/share/mbecguard-host
 put 644 /usr/share/mbecguard-host/schema docs/schema/host-check-*.json docs/schema/witness-*.json
