@@ -13,7 +13,7 @@ from pathlib import Path
 from mbecguard.audit.value import Verdict
 from mbecguard.fleet import hosts
 from mbecguard.fleet.findings import finding
-from mbecguard.fleet.read import Collected, Modules
+from mbecguard.fleet.read import Collected, Modules, Track
 from mbecguard.fleet.value import Fleet, Guest, Sheet, Standing
 from mbecguard.records.record import State
 from mbecguard.values.escaped import escaped
@@ -29,24 +29,23 @@ _ORDER = list(Standing)
 
 @dataclass(slots=True)
 class Known:
-    """A guest with its audits, the newest last, and what was found of it."""
+    """A guest, its audits, and what was found of it."""
 
     name: str
-    audits: list[Sheet]
+    track: Track | None  #: None: the inventory alone has it
     findings: list[Finding]
     host: Agreed | None = None
 
     @property
     def newest(self) -> Sheet | None:
         """Its newest audit."""
-        return self.audits[-1] if self.audits else None
+        return self.track.newest if self.track else None
 
 
 def judge(found: Collected, folder: Path, listed: Iterable[str], now: datetime, stale_after: int) -> Fleet:
     """Of all guests; `listed` are those that should be there: host names, machine-ids or UUIDs."""
-    guests = [Known(escaped(_name(group[-1])), group, []) for group in _groups(found.sheets)]
-    for guest in guests:
-        guest.findings += _of_guest(guest, now, timedelta(hours=stale_after))
+    limit = timedelta(hours=stale_after)
+    guests = [_known(track, now, limit) for track in found.guests.values()]
     if wanted := list(dict.fromkeys(listed)):
         _compare(guests, wanted)
     _duplicates(guests)
@@ -54,7 +53,7 @@ def judge(found: Collected, folder: Path, listed: Iterable[str], now: datetime, 
     if found.witnesses:
         _ask_hosts(guests, found.witnesses)
     apart = list(found.findings)
-    if not found.sheets:
+    if not found.guests:
         apart.append(finding("nothing-collected", folder=folder))
     if found.ignored:
         apart.append(finding("files-ignored", count=found.ignored))
@@ -77,18 +76,13 @@ def _fleet(guests: list[Known], apart: list[Finding], read: Collected, now: date
     )
 
 
-def _groups(sheets: Iterable[Sheet]) -> Iterator[list[Sheet]]:
-    """The audits of each guest, in order of time. What has no machine-id, UUID or host name is a guest of its own."""
-    by_guest: dict[tuple[str | None, str], list[Sheet]] = {}
-    for sheet in sheets:
-        by_guest.setdefault((sheet.subject.machine_id, _machine(sheet)), []).append(sheet)
-    return (sorted(group, key=lambda sheet: datetime.fromisoformat(sheet.time)) for group in by_guest.values())
-
-
-def _machine(sheet: Sheet) -> str:
-    """What tells one machine from another under the same machine-id."""
-    who = sheet.subject
-    return (who.vm_uuid or "").lower() or who.hostname or ("" if who.machine_id else sheet.file)
+def _known(track: Track, now: datetime, limit: timedelta) -> Known:
+    name = escaped(_name(track.newest))
+    findings = [*_of_audit(track.newest, name), *_of_time(track.newest, name, now, limit)]
+    boots = [boot for boot, _ in groupby(boot for _, boot in sorted(track.seen))]
+    if len(boots) > len(set(boots)):
+        findings.append(finding("two-at-once", guest=name))
+    return Known(name, track, findings)
 
 
 def _name(sheet: Sheet) -> str:
@@ -96,9 +90,7 @@ def _name(sheet: Sheet) -> str:
     return who.hostname or who.machine_id or who.vm_uuid or sheet.file
 
 
-def _of_guest(guest: Known, now: datetime, limit: timedelta) -> Iterator[Finding]:
-    sheet, name = guest.audits[-1], guest.name
-    time = datetime.fromisoformat(sheet.time)
+def _of_audit(sheet: Sheet, name: str) -> Iterator[Finding]:
     failed = ", ".join(sheet.failed) or "no claim that it names"
     if sheet.state is State.DEGRADED:
         yield finding("guest-degraded", guest=name, claims=failed)
@@ -110,15 +102,16 @@ def _of_guest(guest: Known, now: datetime, limit: timedelta) -> Iterator[Finding
         yield finding("audit-contradicts", guest=name, file=sheet.file, problem=problem)
     if sheet.simulated:
         yield finding("guest-simulated", guest=name)
-    if now - time > limit:
-        yield finding("audit-stale", guest=name, time=sheet.time, hours=int((now - time) / timedelta(hours=1)))
-    elif time - now > AHEAD:
-        yield finding("audit-ahead", guest=name, file=sheet.file, time=sheet.time)
     if not (sheet.subject.machine_id or sheet.subject.vm_uuid):
         yield finding("guest-nameless", file=sheet.file)
-    boots = [boot for boot, _ in groupby(one.boot_id for one in guest.audits)]
-    if len(boots) > len(set(boots)):
-        yield finding("two-at-once", guest=name)
+
+
+def _of_time(sheet: Sheet, name: str, now: datetime, limit: timedelta) -> Iterator[Finding]:
+    age = now - datetime.fromisoformat(sheet.time)
+    if age > limit:
+        yield finding("audit-stale", guest=name, time=sheet.time, hours=int(age / timedelta(hours=1)))
+    elif -age > AHEAD:
+        yield finding("audit-ahead", guest=name, file=sheet.file, time=sheet.time)
 
 
 def _contradiction(sheet: Sheet) -> str:
@@ -137,14 +130,17 @@ def _compare(guests: list[Known], wanted: list[str]) -> None:
     names = {word.lower() for word in wanted}
     seen: set[str] = set()
     for guest in guests:
-        who = guest.audits[-1].subject
-        own = {word.lower() for word in (who.hostname, who.machine_id, who.vm_uuid) if word}
+        own = _names(guest)
         seen |= own
         if not own & names:
             guest.findings.append(finding("guest-unlisted", guest=guest.name))
-    guests += (
-        Known(escaped(word), [], [finding("guest-never", guest=word)]) for word in wanted if word.lower() not in seen
-    )
+    missing = (word for word in wanted if word.lower() not in seen)
+    guests += [Known(escaped(word), None, [finding("guest-never", guest=word)]) for word in missing]
+
+
+def _names(guest: Known) -> set[str]:
+    who = guest.newest.subject if guest.newest else None
+    return {word.lower() for word in (who.hostname, who.machine_id, who.vm_uuid) if word} if who else set()
 
 
 def _duplicates(guests: list[Known]) -> None:
@@ -227,7 +223,8 @@ def _told(guest: Known) -> Guest:
     blockers = [found.id for found in guest.findings if found.severity is Severity.BLOCKER]
     standings = (_STANDINGS.get(id_, Standing.FAIL) for id_ in blockers)
     worst = min(standings, key=_ORDER.index, default=Standing.PASS)
-    return Guest(guest.name, worst, _sorted(guest.findings), len(guest.audits), guest.newest, guest.host)
+    audits = len(guest.track.seen) if guest.track else 0
+    return Guest(guest.name, worst, _sorted(guest.findings), audits, guest.newest, guest.host)
 
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,18 @@ Modules = frozenset[tuple[str, str]]  #: name and build-id
 
 
 @dataclass(slots=True)
+class Track:
+    """The audits of one guest: the newest, and of all when they were made, and in which boot."""
+
+    newest: Sheet
+    seen: list[tuple[float, str]]
+
+
+@dataclass(slots=True)
 class Collected:
     """What was found in a folder."""
 
-    sheets: list[Sheet] = field(default_factory=list)
+    guests: dict[tuple[str | None, str], Track] = field(default_factory=dict)
     modules: dict[str, Modules] = field(default_factory=dict)  #: by content digest
     findings: list[Finding] = field(default_factory=list)
     witnesses: list[HostWitness] = field(default_factory=list)
@@ -49,14 +59,28 @@ class Collected:
 
     def add(self, name: str, data: dict[str, Any]) -> None:
         """An audit. Raises ValueError."""
-        self.sheets.append(_sheet(name, data))
-        digest = self.sheets[-1].content_digest
+        sheet = _sheet(name, data)
+        digest, moment = sheet.content_digest, (_stamp(sheet), sys.intern(sheet.boot_id))
         if digest and digest not in self.modules:
             self.modules[digest] = frozenset(_modules(data["locked"]))
+        track = self.guests.setdefault((sheet.subject.machine_id, _machine(sheet)), Track(sheet, []))
+        if moment[0] > _stamp(track.newest):
+            track.newest = sheet
+        track.seen.append(moment)
 
     def saw(self, _name: str, data: dict[str, Any]) -> None:
         """What a host saw of its guests. Raises ValueError."""
         self.witnesses.append(hosts.read(data))
+
+
+def _machine(sheet: Sheet) -> str:
+    """What tells one machine from another of the same machine-id; what has no name at all is a guest of its own."""
+    who = sheet.subject
+    return (who.vm_uuid or "").lower() or who.hostname or ("" if who.machine_id else sheet.file)
+
+
+def _stamp(sheet: Sheet) -> float:
+    return datetime.fromisoformat(sheet.time).timestamp()
 
 
 #: What reads a file of a schema.
