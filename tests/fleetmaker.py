@@ -9,6 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from mbecguard.fleet.judge import judge
+from mbecguard.fleet.read import collect
+from mbecguard.fleet.value import Fleet
 from mbecguard.records.record import State
 from mbecguard.values.codec import digest, encode
 from tests.plans import make_audit
@@ -87,3 +90,25 @@ def failing(*ids: str) -> dict[str, Any]:
 def degraded() -> dict[str, Any]:
     """What is different in an audit of a guest that lost its seal."""
     return {**failing("map-sealed"), "state": State.DEGRADED.value, "ok": False, "locked": None}
+
+
+def mixed(folder: Path) -> Made:
+    """One guest of each standing, two that share a machine-id, one with other modules, and a file that is cut off."""
+    made = Made(folder)
+    for number in range(4):
+        made.put(f"web{number}")
+    made.put("odd", modules=(*MODULES, "rootkit"))
+    made.put("failed", **failing("cr-pinned", "no-unknown-code"), unexplained=[{}] * 3)
+    made.put("lost", **degraded())
+    made.put("open", verdict="not_applicable", state="open", locked=None)
+    made.put("old", time=ago(days=3))
+    for name in ("clone1", "clone2"):
+        made.put(name, subject={"machine_id": "ef" * 16})
+    (folder / "cut.json").write_text('{"schema": "mbecguard.au')
+    return made
+
+
+def looked(made: Made) -> Fleet:
+    """What is told of it; db1 is in the inventory alone, and so is what was cut off."""
+    listed = [*(path.stem for path in made.folder.iterdir()), "db1"]
+    return judge(collect(made.folder), made.folder, listed, NOW, 48)

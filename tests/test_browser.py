@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from mbecguard.reports import fleet_page
 from mbecguard.reports.page import page as report
 from tests.browser import PICTURES, VIEWS, Browser, Page, View, axe, browser
 from tests.dossiers import DOSSIERS
+from tests.fleetmaker import failing, looked, mixed
 
 pytestmark = pytest.mark.lab
 
@@ -73,6 +75,21 @@ def test_a_report_is_for_everybody(page: Page, tmp_path: Path, name: str, view: 
     assert page.complaints() == []
     assert page.evaluate(OVERFLOWING % view.width) == []
     page.picture(PICTURES / f"{name}-{view.name}.png")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_a_page_of_a_fleet_is_for_everybody(page: Page, tmp_path: Path, view: View) -> None:
+    file = tmp_path / "fleet.html"
+    made = mixed(tmp_path / "audits")
+    long = {"hostname": "x" * 64, "release": "6.12.107+deb13-cloud-amd64", "machine_id": "ef" * 16}
+    made.put("long", subject=long, **failing("cr-pinned"))
+    file.write_text(fleet_page.page(looked(made)))
+    page.show(view)
+    page.open(file)
+    assert page.complaints() == []
+    assert page.evaluate(OVERFLOWING % view.width) == []
+    page.picture(PICTURES / f"fleet-{view.name}.png")
     assert violations(page) == []
 
 

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mbecguard.face import cli
+from mbecguard.reports import fleet_page
 from mbecguard.reports.page import page
 from tests import corpus
 from tests.browser import PICTURES, VIEWS, browser
 from tests.dossiers import DOSSIERS
+from tests.fleetmaker import looked, mixed
 
 
 def main() -> None:
@@ -40,9 +42,15 @@ def captured(scratch: Path) -> str:
     return (scratch / "page.html").read_text()
 
 
+def fleet(scratch: Path) -> str:
+    """Of guests of each kind."""
+    return fleet_page.page(looked(mixed(scratch / "audits")))
+
+
 #: Each page by its name, made in a scratch folder.
 PAGES: dict[str, Callable[[Path], str]] = {
     "guest": captured,
+    "fleet": fleet,
     **{name: lambda _, found=DOSSIERS[name]: page(found) for name in ("drift", "open", "scattered")},  # type: ignore[misc]
 }
 

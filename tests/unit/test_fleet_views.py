@@ -22,7 +22,7 @@ from mbecguard.reports.fleet_page import page
 from mbecguard.values.codec import encode
 from mbecguard.values.errors import Exit
 from tests.dossiers import NASTY
-from tests.fleetmaker import MODULES, NOW, Made, ago, degraded, failing
+from tests.fleetmaker import NOW, Made, ago, failing, looked, mixed
 from tests.unit.test_page import Seen, valid
 
 py_ocsf = pytest.importorskip("py_ocsf_models.events.findings.compliance_finding", reason="run tools/setup.sh")
@@ -32,24 +32,12 @@ EVENT = py_ocsf.ComplianceFinding
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    """One guest of each standing, two that share a machine-id, one with other modules, and a file that is cut off."""
-    made = Made(tmp_path / "audits")
-    for number in range(4):
-        made.put(f"web{number}")
-    made.put("odd", modules=(*MODULES, "rootkit"))
-    made.put("failed", **failing("cr-pinned", "no-unknown-code"), unexplained=[{}] * 3)
-    made.put("lost", **degraded())
-    made.put("open", verdict="not_applicable", state="open", locked=None)
-    made.put("old", time=ago(days=3))
-    for name in ("clone1", "clone2"):
-        made.put(name, subject={"machine_id": "ef" * 16})
-    (made.folder / "cut.json").write_text('{"schema": "mbecguard.au')
-    return made
+    return mixed(tmp_path / "audits")
 
 
 @pytest.fixture
 def fleet(made: Made) -> Fleet:
-    return judge(collect(made.folder), made.folder, [*(p.stem for p in made.folder.iterdir()), "db1"], NOW, 48)
+    return looked(made)
 
 
 STANDINGS = {
