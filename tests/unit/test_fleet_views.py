@@ -6,6 +6,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from mbecguard.values.codec import encode
 from mbecguard.values.errors import Exit
 from tests.dossiers import NASTY
 from tests.fleetmaker import NOW, Made, ago, failing, looked, mixed
+from tests.guestmaker import SCATTERED
 from tests.unit.test_page import Seen, valid
 
 py_ocsf = pytest.importorskip("py_ocsf_models.events.findings.compliance_finding", reason="run tools/setup.sh")
@@ -183,3 +186,29 @@ def test_an_inventory_that_names_nobody_is_a_mistake(
         (tmp_path / "guests").write_text(listed)
     assert cli.main(["fleet", str(made.folder), "--inventory", str(tmp_path / "guests")]) == Exit.ERROR
     assert "hint: " in capsys.readouterr().err
+
+
+def test_what_the_agent_writes_and_what_it_keeps_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both are the same audit, of a guest that locked itself on the simulator: that is all there is to say of it."""
+    where = ["--guest", str(SCATTERED.write(tmp_path / "guest")), "--state-dir", str(tmp_path / "state")]
+    (tmp_path / "sent").mkdir()
+    assert cli.main(["lock", *where]) == Exit.OK
+    assert cli.main(["audit", "--json", "-o", str(tmp_path / "sent/a.json"), *where]) == Exit.OK
+    for folder in ("sent", "state/simulated/audits/records"):
+        capsys.readouterr()
+        assert cli.main(["fleet", "--json", str(tmp_path / folder)]) == Exit.DRIFT
+        found = json.loads(capsys.readouterr().out)
+        (guest,) = found["guests"]
+        assert [one["id"] for one in found["findings"] if one["severity"] == "blocker"] == ["guest-simulated"]
+        assert (
+            guest["audit"]["content_digest"]
+            == json.loads((tmp_path / "sent/a.json").read_text())["locked"]["content_digest"]
+        )
+
+
+def test_a_guest_that_looks_at_no_fleet_imports_nothing_of_it() -> None:
+    code = "import sys, mbecguard.face.cli; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    rooms = {name.split(".")[1] for name in told.split() if name.startswith("mbecguard.")}
+    assert "session" in rooms
+    assert not rooms & {"fleet", "witness", "reports", "readiness"}

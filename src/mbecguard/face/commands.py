@@ -6,18 +6,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mbecguard.audit.report import Dossier
 from mbecguard.face import code_text
 from mbecguard.face.output import Output
 from mbecguard.face.tell import teller
 from mbecguard.face.text import Text
-from mbecguard.fleet.value import Fleet
 from mbecguard.session import Session
 from mbecguard.settings.declared import default_file
 from mbecguard.settings.load import DefaultFile
 from mbecguard.values.errors import Exit, die
+
+if TYPE_CHECKING:  # a guest looks at no fleet
+    from mbecguard.fleet.value import Fleet
 
 
 def check(options: argparse.Namespace, session: Session) -> Exit:
