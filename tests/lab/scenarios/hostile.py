@@ -83,7 +83,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         {
             "before": "ran 0",
             "clean": "0",
-            "shut-down": "1",
+            "shut-down": re.compile("[12]"),  # the other CPU may come to it, too
             "alive": f"ran 0 {DENIED} 0 ran",
             "denials": re.compile("[1-9][0-9]{2} callbacks"),
         },
