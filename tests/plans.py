@@ -24,7 +24,9 @@ from mbecguard.records.record import EXPECTED, Evidence, Probe, Record, State
 from mbecguard.records.status import Status
 from mbecguard.records.store import Store
 from mbecguard.switches import SWITCHES
+from mbecguard.text.look import TextLook
 from mbecguard.values.codec import digest
+from mbecguard.values.facts import Known
 from mbecguard.values.findings import Finding
 from mbecguard.values.pages import PageRange
 
@@ -117,7 +119,8 @@ def kept(store: Store) -> list[Record]:
 def make_audit(**changes: Any) -> Audit:
     """A clean audit of a guest that is sealed on the simulator."""
     record = make_record()
-    grounds = Grounds(make_status(), record, CLEAN, tuple(Knob(switch, "auto", switch.value) for switch in SWITCHES))
+    knobs = tuple(Knob(switch, "auto", switch.value) for switch in SWITCHES)
+    grounds = Grounds(make_status(), record, CLEAN, knobs, text=Known(TEXT))
     entry = Entry(1, ORIGIN, record, "ab" * 32)
     return replace(conclude(grounds, record.identity, entry, locked(PLAN, {})), **changes)
 
@@ -128,4 +131,5 @@ def make_status(state: State = State.SEALED, **changes: Any) -> Status:
     return replace(status, **changes)
 
 
+TEXT = TextLook(bytes=1 << 24, sites=170000, modules=99, spots=(), changed=0, untold=0, problems=())
 CLEAN = Comparison((), (), (), writable=0, reasons=(reason("audit-clean"),))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from mbecguard.audit.claims import Grounds, Knob
+from mbecguard.audit.claims import NOT_WANTED, Grounds, Knob
 from mbecguard.audit.compare import Comparison, Sight, compare
 from mbecguard.audit.conclude import announce, conclude
 from mbecguard.audit.kept import Audits, keep
@@ -51,9 +51,10 @@ from mbecguard.settings.declared import WORDS
 from mbecguard.settings.load import COMMAND_LINE, OFF, Settings
 from mbecguard.switches import SWITCHES, Knobs, LiveKnobs, SimulatedKnobs, compiles, decide, frozen, undone
 from mbecguard.switches import findings as freeze_findings
+from mbecguard.text.look import TextLook, look
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.events import Event, Tell
-from mbecguard.values.facts import known
+from mbecguard.values.facts import Absent, Fact, known, told
 from mbecguard.values.findings import Finding
 
 SIMULATED = "simulated"  #: folder, below the state's
@@ -319,13 +320,23 @@ class Session:
             except UserError as problem:
                 error = problem
         comparison, kept = found or (None, None)
-        grounds = Grounds(status, entry.record if entry else None, comparison, self._knobs(), bool(damage))
+        grounds = Grounds(
+            status, entry.record if entry else None, comparison, self._knobs(), bool(damage), self._text()
+        )
         undone_now = self.undone(status) if found else ()
         result = conclude(grounds, self._subject(entry), entry, kept, error=error, reasons=(*undone_now, *damage))
         result = announce(keep(result, Audits(self.store)), tell)
         if error:
             raise error
         return result
+
+    def _text(self) -> Fact[TextLook]:
+        """The text of the running kernel and of its modules, against their files."""
+        if not self.guest.live:
+            return Absent()
+        if not self.settings.enabled("audit.text"):
+            return NOT_WANTED
+        return told(lambda: look(self.guest, self._symbols, self.places.cache, self.note))
 
     def _compared(self, entry: Entry | None) -> tuple[Comparison, Locked]:
         if entry is None:

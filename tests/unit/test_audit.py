@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mbecguard.audit.claims import CLAIMS, Grounds, Knob
+from mbecguard.audit.claims import CLAIMS, NOT_WANTED, Grounds, Knob
 from mbecguard.audit.compare import Comparison
 from mbecguard.audit.conclude import UNCOVERED, announce, conclude
 from mbecguard.audit.kept import Audits, Kept, keep
 from mbecguard.audit.locked import locked
-from mbecguard.audit.value import Audit, Code, Result, Verdict
+from mbecguard.audit.value import Audit, Changed, Code, Result, Verdict
 from mbecguard.host.base import HostMode, Outcome
 from mbecguard.plan.policy import CodeKind
 from mbecguard.records.chain import ORIGIN, Entry
@@ -25,20 +26,23 @@ from mbecguard.records.reasons import reason
 from mbecguard.records.record import State
 from mbecguard.records.store import Store
 from mbecguard.switches import SWITCHES
+from mbecguard.text.look import Spot, TextLook
 from mbecguard.values.codec import decode, encode
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.events import Event, message
-from tests.plans import CLEAN, PLAN, TEXT_VA, make_audit, make_evidence, make_plan, make_record, make_status
+from mbecguard.values.facts import Absent, Fact, Known, Unknown
+from tests.plans import CLEAN, PLAN, TEXT, TEXT_VA, make_audit, make_evidence, make_plan, make_record, make_status
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 
 CODE = Code(0x32, 0x34, 0x32000, TEXT_VA, 2, CodeKind.BPF, "bpf", ".x", "a+0x1", writable=False, denied=True)
+SPOT = Spot("kernel", TEXT_VA + 5, "vfs_read+0x5", "jump label", b"\x66\x90", b"\xcc\xc3")
 SEAL = make_record(map_digest="cd" * 32, frozen=tuple(switch.knob for switch in SWITCHES))
 
 
 def grounds(**changes: Any) -> Grounds:
     knobs = tuple(Knob(switch, "auto", switch.value) for switch in SWITCHES)
-    whole = Grounds(make_status(map_digest="cd" * 32, simulated=False), SEAL, CLEAN, knobs)
+    whole = Grounds(make_status(map_digest="cd" * 32, simulated=False), SEAL, CLEAN, knobs, text=Known(TEXT))
     return replace(whole, **changes)
 
 
@@ -81,6 +85,7 @@ SHOWN = make_evidence(CANARY_SEALED=Outcome.RAN)
         ("no-unknown-code", {"comparison": replace(CLEAN, new=(CODE,))}),
         ("no-unknown-code", {"comparison": replace(CLEAN, unexplained=(CODE,))}),
         ("no-writable-code", {"comparison": replace(CLEAN, writable=3)}),
+        ("text-unchanged", {"text": Known(replace(TEXT, spots=(SPOT,), changed=1))}),
     ],
 )
 def test_each_claim_can_fail_and_then_the_audit_does(id_: str, changes: dict[str, Any]) -> None:
@@ -257,3 +262,39 @@ def test_each_verdict_is_announced_with_the_digest_of_the_audit() -> None:
     ((event, facts),) = told(audited(grounds(comparison=None), UserError("no file")))
     assert (event, facts["verdict"]) == (Event.AUDIT_FAILED, "error")
     assert told(make_audit(verdict=Verdict.NOT_APPLICABLE)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "told"),
+    [
+        (Absent(), Result.NOT_APPLICABLE, "in the running guest only"),
+        (NOT_WANTED, Result.NOT_APPLICABLE, "audit.text is off"),
+        (Unknown("/proc/kcore does not exist", "a remedy"), Result.UNKNOWN, r"/proc/kcore does not exist \(a remedy\)"),
+        (Known(replace(TEXT, problems=("xfs: no file of it was found", "b: c"))), Result.UNKNOWN, "xfs: .* and 1 more"),
+        (Known(replace(TEXT, untold=4)), Result.PASS, "of 4 bytes nobody can tell"),
+    ],
+)
+def test_what_nobody_can_see_of_text_is_not_passed(text: Fact[TextLook], result: Result, told: str) -> None:
+    found = audited(grounds(text=text))
+    (claim,) = (claim for claim in found.claims if claim.id == "text-unchanged")
+    assert claim.result is result
+    assert re.search(told, claim.evidence)
+    assert found.verdict is Verdict.PASS
+    assert not found.changed
+
+
+@pytest.mark.parametrize("state", [State.SEALED, State.OPEN])
+def test_changed_text_is_told_of_any_guest(state: State) -> None:
+    text = Known(replace(TEXT, spots=(SPOT,), changed=7, problems=("xfs: no file of it was found",)))
+    sealed = state is State.SEALED
+    found = audited(
+        grounds(status=make_status(state, simulated=False), text=text, **({} if sealed else {"seal": None}))
+    )
+    (claim,) = (claim for claim in found.claims if claim.id == "text-unchanged")
+    assert claim.result is Result.FAIL
+    assert "7 places differ" in claim.evidence
+    assert "vfs_read+0x5 (kernel, 0xffffffff81000005): 66 90 is cc c3" in claim.evidence
+    assert found.reasons[0].id == "audit-text"
+    assert found.changed == (Changed("kernel", TEXT_VA + 5, "vfs_read+0x5", "jump label", "6690", "ccc3"),)
+    assert found.exit is (Exit.NOT_ENFORCED if sealed else Exit.OPEN)
+    assert decode(Audit, json.loads(json.dumps(encode(found)))) == found

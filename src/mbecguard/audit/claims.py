@@ -13,6 +13,8 @@ from mbecguard.records.record import Record, State, is_proof
 from mbecguard.records.status import Status
 from mbecguard.settings.declared import BY_KEY
 from mbecguard.switches import Switch
+from mbecguard.text.look import Spot, TextLook
+from mbecguard.values.facts import Absent, Fact, Unknown
 
 _RELOCK = "reset the guest, then lock it"
 _UNCOMPARED = "the guest could not be compared with its seal"
@@ -29,6 +31,10 @@ class Knob:
     value: str | None  #: None: this kernel has none, or lets nobody look
 
 
+UNLOOKED = Unknown("nobody has looked")
+NOT_WANTED = Unknown("audit.text is off")
+
+
 @dataclass(frozen=True, slots=True)
 class Grounds:
     """What claims are judged by."""
@@ -38,6 +44,7 @@ class Grounds:
     comparison: Comparison | None  #: None: the guest could not be compared
     knobs: tuple[Knob, ...] = ()
     damaged: bool = False  #: what is kept of locks or audits
+    text: Fact[TextLook] = UNLOOKED  #: of the running kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +68,13 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A kind of claim. `sealed`: nobody claims it of a guest that was not sealed."""
+    """A kind of claim. `sealed`: nobody claims it of a guest that was not sealed. `always`: it fails of any guest."""
 
     id: str
     text: str
     judge: Callable[[Grounds], Judged]
     sealed: bool = True
+    always: bool = False
 
 
 def _host_enforces(grounds: Grounds) -> Judged:
@@ -144,6 +152,33 @@ def _records_intact(grounds: Grounds) -> Judged:
     return Judged(True, True, not grounds.damaged, told, action, Result.WARN if grounds.damaged else Result.PASS)
 
 
+def _text_unchanged(grounds: Grounds) -> Judged:
+    """One look at one moment, by the guest itself: what it finds is there, what it does not find may be hidden."""
+    text = grounds.text
+    if isinstance(text, Absent):
+        return Judged(False, None, None, "text is compared in the running guest only", result=_MOOT)
+    if isinstance(text, Unknown):
+        told = text.reason + (f" ({text.remedy})" if text.remedy else "")
+        return Judged(None, True, None, told, result=_MOOT if text is NOT_WANTED else None)
+    found = text.value
+    told = f"{found.bytes >> 10} KiB and {found.sites} patch sites of the kernel and {found.modules} modules"
+    if found.spots:
+        action = "take it for an intrusion until you know better: `mbecguard audit --json` has the bytes"
+        return Judged(True, True, False, f"{found.changed} places differ, {spot_told(found.spots[0])}; {told}", action)
+    if found.problems:
+        more = f" and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
+        return Judged(True, True, None, f"not compared: {found.problems[0]}{more}; as it should be: {told}")
+    untold = f"; of {found.untold} bytes nobody can tell" if found.untold else ""
+    return Judged(True, True, True, told + untold)
+
+
+def spot_told(spot: Spot) -> str:
+    """A place in words."""
+    where = f"{spot.symbol} ({spot.owner}, {spot.va:#x})"
+    kind = f"no legal form of a {spot.site}" if spot.site else "outside of all patch sites"
+    return f"{where}: {spot.wanted.hex(' ')} is {spot.found.hex(' ')}, {kind}"
+
+
 CLAIMS: tuple[Promise, ...] = (
     Promise("host-enforces", "the host stops the kernel from executing denied pages", _host_enforces, sealed=False),
     Promise("map-sealed", "nobody in the guest can change what is denied until it is reset", _map_sealed, sealed=False),
@@ -153,6 +188,13 @@ CLAIMS: tuple[Promise, ...] = (
     Promise("no-unknown-code", "no page is executable that the seal does not know", _no_unknown_code),
     Promise("no-writable-code", "no code of the kernel is writable", _no_writable_code),
     Promise("no-stale-code", "what stays executable is code still", _no_stale_code),
+    Promise(
+        "text-unchanged",
+        "text of kernel and modules is as their files say, and patched only where and how the kernel does it",
+        _text_unchanged,
+        sealed=False,
+        always=True,
+    ),
     Promise("records-intact", "records of locks and audits are as they were written", _records_intact, sealed=False),
 )
 
@@ -172,7 +214,7 @@ def _judged(promise: Promise, grounds: Grounds) -> Claim:
     if promise.sealed and not grounds.seal:
         return _claim(promise.id, promise.text, Judged(None, None, False, "nothing is sealed", "", _MOOT))
     found = promise.judge(grounds)
-    open_ = not grounds.seal and grounds.status.state is not State.DEGRADED
+    open_ = not grounds.seal and grounds.status.state is not State.DEGRADED and not promise.always
     return _claim(promise.id, promise.text, replace(found, result=_MOOT) if open_ and not found.running else found)
 
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from mbecguard.audit.claims import Grounds, claims
+from collections.abc import Iterator
+
+from mbecguard.audit.claims import Grounds, claims, spot_told
 from mbecguard.audit.kept import Kept
-from mbecguard.audit.value import Audit, Claim, Locked, Result, Verdict, Witness
+from mbecguard.audit.value import Audit, Changed, Claim, Locked, Result, Verdict, Witness
 from mbecguard.records.chain import Entry
 from mbecguard.records.identity import Identity
 from mbecguard.records.reasons import Reason, reason
@@ -14,6 +16,7 @@ from mbecguard.records.status import Status
 from mbecguard.values.clock import now
 from mbecguard.values.errors import UserError
 from mbecguard.values.events import Event, Tell
+from mbecguard.values.facts import Known, known
 
 #: What each level of protection leaves to others; docs/CONCEPTS.md, "What it does not stop".
 UNCOVERED: dict[str, tuple[str, ...]] = {
@@ -59,7 +62,13 @@ def conclude(
         simulated=status.simulated,
         record_digest=entry.digest if entry else "",
         plan_digest=entry.record.plan_digest if entry else "",
+        changed=_changed(grounds),
     )
+
+
+def _changed(grounds: Grounds) -> tuple[Changed, ...]:
+    spots = grounds.text.value.spots if isinstance(grounds.text, Known) else ()
+    return tuple(Changed(s.owner, s.va, s.symbol, s.site, s.wanted.hex(), s.found.hex()) for s in spots)
 
 
 def _verdict(status: Status, judged: tuple[Claim, ...], error: UserError | None) -> Verdict:
@@ -74,13 +83,20 @@ def _verdict(status: Status, judged: tuple[Claim, ...], error: UserError | None)
 
 def _reasons(grounds: Grounds, error: UserError | None) -> tuple[Reason, ...]:
     status = grounds.status
+    text = tuple(_text_reasons(grounds))
     if status.state is not State.SEALED:
-        return (reason("audit-not-sealed", state=status.state), *status.reasons)
+        return (*text, reason("audit-not-sealed", state=status.state), *status.reasons)
     if error:
-        return (reason("audit-impossible", problem=error.message, advice=error.hint),)
+        return (*text, reason("audit-impossible", problem=error.message, advice=error.hint))
     writable = grounds.comparison.writable if grounds.comparison else 0
     worse = (reason("audit-writable", pages=writable),) if writable else ()
-    return (*worse, *(grounds.comparison.reasons if grounds.comparison else ()))
+    return (*text, *worse, *(grounds.comparison.reasons if grounds.comparison else ()))
+
+
+def _text_reasons(grounds: Grounds) -> Iterator[Reason]:
+    found = known(grounds.text, None)
+    if found and found.spots:
+        yield reason("audit-text", count=found.changed, what=spot_told(found.spots[0]))
 
 
 def announce(kept: Kept, tell: Tell) -> Audit:

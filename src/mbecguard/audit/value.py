@@ -69,6 +69,18 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """Kernel text at `va` that is not as the file of its owner says; bytes as hexadecimal digits, the first 32."""
+
+    owner: str  #: kernel, or a module
+    va: Hex
+    symbol: str  #: nearest to `va`
+    site: str  #: of which kind of patch site it is no legal form; empty: it is outside of all
+    wanted: str  #: what the file has there, after relocation
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """What the seal keeps of one kind of code."""
 
@@ -133,6 +145,7 @@ class Audit:
     simulated: bool  #: the seal protects nothing
     record_digest: str  #: of the seal
     plan_digest: str  #: of the seal
+    changed: tuple[Changed, ...] = ()  #: text, the first 50 places
     schema: str = SCHEMA
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mbecguard.audit.value import Audit, Claim, Code, Result, Verdict
+from mbecguard.audit.value import Audit, Changed, Claim, Code, Result, Verdict
 from mbecguard.face.text import Text
 from mbecguard.plan.explain import Explanation, Page
 from mbecguard.values.escaped import escaped
@@ -62,6 +62,8 @@ def audit(text: Text, answer: Audit) -> Iterator[str]:
     ):
         for code in codes:
             yield from text.fill(f"{text.paint(f'{title:>16}', colour)}  ", _code(code), 18)
+    for changed in answer.changed:
+        yield from text.fill(f"{text.paint('    text changed', 'red')}  ", _changed(changed), 18)
     told, colour = ("DRIFT", "red") if answer.unknown else _VERDICTS[answer.verdict]
     yield text.paint(told, colour) + _simulated(answer.simulated)
     yield from text.reasons(answer.reasons)
@@ -88,6 +90,11 @@ def _claims(text: Text, claims: tuple[Claim, ...]) -> Iterator[str]:
         label = text.paint(f"{claim.result:>8}", _RESULTS[claim.result])
         yield from text.fill(f"{label}  {claim.id:<18} ", f"{claim.text} ({claim.evidence})", 29)
         yield from text.hint(claim.action, 29)
+
+
+def _changed(changed: Changed) -> str:
+    kind = f" (no legal form of a {changed.site})" if changed.site else ""
+    return f"{changed.va:#x} {changed.owner} {changed.symbol}: {changed.wanted} is {changed.found}{kind}"
 
 
 def _code(code: Code) -> str:

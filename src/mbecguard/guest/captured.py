@@ -92,6 +92,10 @@ class CapturedSource:
         mappings = execmap.load(text, str(self.tree.root / "execmap.json"))
         return KernelMemory(mappings, _memory_facts(self.tree))
 
+    def contents(self) -> NoReturn:
+        """A capture has none: it would be the guest's secrets."""
+        die("a captured guest holds no memory", "audit the running one")
+
 
 def captured_guest(folder: Path) -> Guest:
     """The guest captured in `folder`. Its image and modules may also be given by `Guest.with_images`."""

@@ -25,6 +25,10 @@ class KcoreSource:
         with Kcore(self.path) as kcore:
             return by_kcore(kcore, symbols)
 
+    def contents(self) -> Kcore:
+        """Memory itself."""
+        return Kcore(self.path)
+
 
 def live_guest(root: Path = Path("/")) -> Guest:
     """The guest this runs in."""

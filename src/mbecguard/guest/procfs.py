@@ -106,6 +106,10 @@ class Kallsyms:
             position = self._data.find(needle, position + 1)
         return tuple(found)
 
+    def rows(self) -> list[tuple[bytes, bytes, bytes, bytes]]:
+        """Every symbol: hexadecimal address, letter, name and tag. For who needs most of them."""
+        return re.findall(rb"^([0-9a-f]{1,16}) (\S) ([^\t \n]+)(?:\t\[([^\]\n]+)\])?$", self._data, re.MULTILINE)
+
     def require_whole(self) -> None:
         """Die if the file ends before its time: what is missing could not be told from what is not there."""
         if self.address("_etext") is None or not self._data.endswith(b"\n"):

@@ -43,6 +43,10 @@ class ShimSource:
         )
         return KernelMemory(tuple(sorted((*_joined(found), *rest.mappings), key=lambda m: m.va)), facts)
 
+    def contents(self) -> Kcore:
+        """Memory itself, which the shim hands out to nobody."""
+        return Kcore(self.kcore)
+
     def _rest(self, symbols: Kallsyms) -> KernelMemory:
         """What only efi_mm maps, and what variables of the kernel tell; or why nobody can tell."""
         try:

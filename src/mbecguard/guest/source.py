@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -27,11 +28,23 @@ def module_build_id(tree: Tree, name: str) -> str:
 _RELEASE = re.compile(r"\w[\w.+~:@-]{0,63}", re.ASCII)
 
 
+class Contents(Protocol):
+    """Kernel memory by virtual address."""
+
+    def virtual(self, va: int, size: int) -> bytes | None:
+        """So many bytes there; None if they cannot be read."""
+        ...
+
+
 class MemorySource(Protocol):
     """Where the page tables are read: /proc/kcore, a captured file, or the shim."""
 
     def read(self, symbols: Kallsyms) -> KernelMemory:
         """Executable mappings and memory facts as they are now."""
+        ...
+
+    def contents(self) -> AbstractContextManager[Contents]:
+        """What is in memory. Dies where nobody can look."""
         ...
 
 

@@ -70,7 +70,7 @@ class SectionCache:
         if len(content) > SIZE_LIMIT:
             return
         with contextlib.suppress(OSError):
-            _replace(self._path, content)
+            replace_own(self._path, content)
             self._learnt = False
 
     def _get(self, kind: type[T], key: str, name: str, read: Callable[[], T]) -> T:
@@ -96,7 +96,7 @@ def _packed(entries: dict[str, Any]) -> bytes:
 def _load(path: Path) -> dict[str, Any]:
     """The entries of a cache file; none if it is absent, damaged, or could be someone else's work."""
     try:
-        document = json.loads(_read_own(path))
+        document = json.loads(read_own(path, SIZE_LIMIT))
         known = all(document[key] == value for key, value in _HEADER.items())
         if known and document["digest"] == codec.digest(document["entries"]):
             return dict(document["entries"])
@@ -105,15 +105,16 @@ def _load(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _read_own(path: Path) -> bytes:
+def read_own(path: Path, limit: int) -> bytes:
+    """A cache file; raises OSError or ValueError if it could be someone else's work, or is too large."""
     with open(path, "rb", opener=_open_plain) as file:
         status = os.fstat(file.fileno())
         shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if not stat.S_ISREG(status.st_mode) or shared or status.st_uid != os.geteuid():
             raise PermissionError("not this user's own file")
-        if status.st_size > SIZE_LIMIT:
+        if status.st_size > limit:
             raise ValueError("too large")
-        return file.read(SIZE_LIMIT)
+        return file.read(limit)
 
 
 def _open_plain(path: str, flags: int) -> int:
@@ -121,7 +122,8 @@ def _open_plain(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_own(path: Path, content: bytes) -> None:
+    """Write a cache file, and the folder that it is in; raises OSError."""
     from tempfile import NamedTemporaryFile
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

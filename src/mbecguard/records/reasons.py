@@ -34,6 +34,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "`mbecguard explain ADDRESS` says more of each; if they are wanted, create them before the next lock",
     ),
     "audit-not-sealed": ("nothing to audit: the guest is {state}, not sealed", "`mbecguard status` tells why"),
+    "audit-text": (
+        "{count} places of kernel text are not as their files say, the first: {what}",
+        "take it for an intrusion until you know better, also where nothing is sealed; the claim text-unchanged and "
+        "`mbecguard audit --json` have more",
+    ),
     "audit-unkept": ("this audit is not kept: {problem}", "{advice}"),
     "audit-writable": (
         "{pages} pages of the kernel's own code are writable and executable at once",

@@ -227,6 +227,12 @@ SETTINGS: tuple[Setting, ...] = (
         bounds=(0, 600),
     ),
     Setting(
+        "audit.text",
+        True,
+        "whether an audit compares kernel text with its files, byte by byte",
+        risks={"": "if not, nobody looks whether code that stays executable was overwritten"},
+    ),
+    Setting(
         "history.size",
         64,
         "MiB that the records of locks and their plans take at most, and audits a quarter of that; the oldest go first",

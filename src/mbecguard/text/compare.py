@@ -7,15 +7,15 @@ unless they differ.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mbecguard.text import alternatives
 from mbecguard.text.fixups import Relocated
-from mbecguard.text.forms import Spot, Targets, legal, literals
+from mbecguard.text.forms import Spot, Targets, legal
 from mbecguard.text.kinds import BY_ID, Argument, SiteKind
-from mbecguard.text.reference import NOWHERE, Reference, Sites, piece_of
+from mbecguard.text.reference import NOWHERE, Reference, Sites
 
 _CHUNK_SHIFT = 8  #: chunks of 256 bytes
 _CHUNK = 1 << _CHUNK_SHIFT
@@ -43,12 +43,15 @@ class Text:
     expected: Relocated
     addresses: tuple[int, ...]  #: of the pieces
     found: bytes  #: as long as the blob; pieces that are not kept do not matter
+    starts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", [piece.start for piece in self.reference.pieces])
 
     def address(self, place: int) -> int:
         """Where a place is in memory."""
-        pieces = self.reference.pieces
-        piece = piece_of(pieces, place)
-        return self.addresses[pieces.index(piece)] + place - piece.start
+        number = bisect_right(self.starts, place) - 1
+        return self.addresses[number] + place - self.starts[number]
 
 
 def changes(text: Text, targets: Targets) -> tuple[Change, ...]:
@@ -95,7 +98,7 @@ def _odd_chunks(text: Text, work: bytearray) -> bytearray:
 def _judge_sites(text: Text, sites: Sites, rows: Sequence[int], work: bytearray, targets: Targets) -> Illegal:
     """Take over what is legal; the rest is returned."""
     kind, wanted, found = BY_ID[sites.kind], text.expected.blob, text.found
-    plain, illegal = literals(kind), Illegal()
+    illegal = Illegal()
     if kind.argument is Argument.GROUP:
         targets = {**targets, "same": _value_of_group(sites, wanted, found)}
     for row in rows:
@@ -104,7 +107,7 @@ def _judge_sites(text: Text, sites: Sites, rows: Sequence[int], work: bytearray,
         now = found[place:end]
         if now == wanted[place:end]:
             continue
-        if (now in plain and len(now) == end - place) or _is_legal(text, kind, sites, row, targets):
+        if _is_legal(text, kind, sites, row, targets):
             work[place:end] = now
         else:
             illegal[place] = (end, sites.kind)
@@ -166,17 +169,14 @@ class _Nested:
 
     def __init__(self, text: Text) -> None:
         self._text = text
+        freed = next((piece.start for piece in text.reference.pieces if not piece.kept), 0)
         self._sites = sorted(
             (place, row, number)
             for number, sites in enumerate(text.reference.sites)
-            for row, place in enumerate(sites.where if self._freed else ())
-            if place >= self._freed and sites.kind != "alternative"
+            if freed and sites.kind != "alternative"
+            for row, place in enumerate(sites.where)
+            if place >= freed
         )
-
-    @property
-    def _freed(self) -> int:
-        """Where templates begin that are not kept; 0 if all are."""
-        return next((piece.start for piece in self._text.reference.pieces if not piece.kept), 0)
 
     def settled(self, source: int, code: bytearray, place: int, targets: Targets) -> bytes:
         """A template with what has become of the sites in it, where that is a legal form."""

@@ -44,14 +44,25 @@ def is_nops(code: bytes) -> bool:
     return int.from_bytes(over, "little") == len(code) - 1 - len(over)
 
 
+_PLAIN = re.compile("[0-9a-f ]+")
+
+
+@cache
 def literals(kind: SiteKind) -> frozenset[bytes]:
     """Forms that are nothing but bytes."""
-    return frozenset(_hex(form) for form in kind.forms if re.fullmatch("[0-9a-f ]+", form))
+    return frozenset(_hex(form) for form in kind.forms if _PLAIN.fullmatch(form))
+
+
+@cache
+def _others(kind: SiteKind) -> tuple[tuple[_Word, ...], ...]:
+    return tuple(_words(form) for form in kind.forms if not _PLAIN.fullmatch(form))
 
 
 def legal(kind: SiteKind, spot: Spot, targets: Targets) -> bool:
-    """Whether a site holds one of the forms of its kind."""
-    return any(_fits(_words(form), spot, targets) for form in kind.forms)
+    """Whether a site holds one of the forms of its kind, all of it."""
+    if spot.found in literals(kind) and len(spot.found) == len(spot.wanted):
+        return True
+    return any(_fits(words, spot, targets) for words in _others(kind))
 
 
 def _fits(words: Iterable[_Word], spot: Spot, targets: Targets) -> bool:
@@ -63,7 +74,6 @@ def _fits(words: Iterable[_Word], spot: Spot, targets: Targets) -> bool:
     return at == len(spot.found)
 
 
-@cache
 def _words(form: str) -> tuple[_Word, ...]:
     return tuple(_word(word) for word in re.findall(r"(?:\b[0-9a-f]{2}\b ?)+|\S+", form))
 

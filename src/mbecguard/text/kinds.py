@@ -51,7 +51,7 @@ class Argument(Enum):
     GROUP = "group"  #: sites with the same number have the same bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SiteKind:
     """One way in which the kernel patches text. `sections` may end in `*`.
 

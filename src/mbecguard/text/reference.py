@@ -8,8 +8,6 @@ same wherever the kernel puts the sections.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 NOWHERE = 0xFFFFFFFF  #: no place
@@ -76,12 +74,3 @@ class Reference:
     symbols: tuple[Symbol, ...]
     fixups: tuple[Fixups, ...]
     sites: tuple[Sites, ...]
-
-    def piece_of(self, place: int) -> Piece:
-        """The piece that holds a place."""
-        return piece_of(self.pieces, place)
-
-
-def piece_of(pieces: Sequence[Piece], place: int) -> Piece:
-    """The piece that holds a place; pieces come in order."""
-    return pieces[bisect_right(pieces, place, key=lambda piece: piece.start) - 1]

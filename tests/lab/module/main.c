@@ -95,6 +95,7 @@ static const struct {
 	{ "frame", 1, mbectest_verb_frame },
 	{ "free_space", 1, mbectest_verb_free_space },
 	{ "poke", 3, mbectest_verb_poke },
+	{ "overwrite", 3, mbectest_verb_overwrite },
 	{ "call_user", 1, mbectest_verb_call_user },
 	{ "call_supervisor", 2, mbectest_verb_call_supervisor },
 	{ "huge", 0, mbectest_verb_huge },

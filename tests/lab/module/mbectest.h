@@ -104,6 +104,7 @@ int mbectest_repoint(char *text, size_t size);
 int mbectest_verb_frame(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_free_space(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_poke(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_overwrite(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_spot(const u64 *words, int count, char *text, size_t size);
 
 int mbectest_verb_call_user(const u64 *words, int count, char *text, size_t size);

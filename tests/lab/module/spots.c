@@ -289,6 +289,23 @@ int mbectest_verb_poke(const u64 *words, int count, char *text, size_t size)
 	return 0;
 }
 
+/* ADDRESS VALUE BYTES: the same of kernel text, through a second mapping of its page, which is writable. */
+int mbectest_verb_overwrite(const u64 *words, int count, char *text, size_t size)
+{
+	void *to = (void *)words[0];
+	struct page *page = virt_addr_valid(to) ? virt_to_page(to) : vmalloc_to_page(to);
+	void *alias;
+
+	if (words[2] > sizeof(words[1]) || offset_in_page(to) + words[2] > PAGE_SIZE)
+		return -ERANGE;
+	alias = page ? vmap(&page, 1, VM_MAP, PAGE_KERNEL) : NULL;
+	if (!alias)
+		return -ENOMEM;
+	memcpy(alias + offset_in_page(to), &words[1], words[2]);
+	vunmap(alias);
+	return 0;
+}
+
 /* SPOT: "ran", or "died". */
 int mbectest_verb_spot(const u64 *words, int count, char *text, size_t size)
 {

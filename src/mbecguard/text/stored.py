@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Remembers what files say of text, by build-id, so that a warm look parses and expands none of them.
+
+One file for each: a line of JSON, then the columns, packed. As with `image/cache.py`, a file is believed no further
+than its owner, its checksum (zlib's) and the version of the agent that made it; it is never an error and never needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mbecguard import __version__
+from mbecguard.image.cache import read_own, replace_own
+from mbecguard.text.reference import Fixups, Piece, Reference, Sites, Symbol
+
+SCHEMA = "mbecguard.text/1"
+SIZE_LIMIT = 64 << 20  #: bytes of one file, packed and not; Debian's 7.2 takes 9 MiB of disk
+FOLDER_LIMIT = 128 << 20  #: bytes of all; the oldest go first
+_FOLDER = "text"
+_BUILD_ID = re.compile("[0-9a-f]{8,40}")
+_COLUMNS = {"fixups": "IIq", "sites": "IBII"}
+
+
+class TextCache:
+    """References by build-id; remembers nothing if `folder` is None."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder / _FOLDER if folder else None
+
+    def get(self, build_id: str, read: Callable[[], Reference]) -> Reference:
+        """That of a build-id, as remembered, or else as `read` makes it."""
+        path = self._folder / build_id if self._folder and _BUILD_ID.fullmatch(build_id) else None
+        if path and (found := load(path)) and found.build_id == build_id:
+            return found
+        reference = read()
+        if path and reference.build_id == build_id:
+            with contextlib.suppress(OSError):
+                replace_own(path, packed(reference))
+                _prune(path.parent)
+        return reference
+
+
+def load(path: Path) -> Reference | None:
+    """A remembered reference; None if it is absent, damaged, or could be someone else's work."""
+    try:
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(read_own(path, SIZE_LIMIT), SIZE_LIMIT)
+        return _unpacked(data) if unpacker.eof else None
+    except (OSError, ValueError, LookupError, TypeError, zlib.error, RecursionError):
+        return None
+
+
+def packed(reference: Reference) -> bytes:
+    """The content of a file."""
+    head = {
+        "schema": SCHEMA,
+        "agent": __version__,
+        "build_id": reference.build_id,
+        "bytes": len(reference.blob),
+        "pieces": [[p.name, p.va, p.start, p.bytes, p.kept] for p in reference.pieces],
+        "symbols": [[s.name, s.section, s.value] for s in reference.symbols],
+        "fixups": [[f.form, f.piece, len(f.where)] for f in reference.fixups],
+        "sites": [[s.kind, len(s.where)] for s in reference.sites],
+    }
+    rows: tuple[Fixups | Sites, ...] = (*reference.fixups, *reference.sites)
+    columns = [column.tobytes() for row in rows for column in _columns_of(row)]
+    return zlib.compress(b"".join((json.dumps(head).encode(), b"\n", reference.blob, *columns)), 1)
+
+
+def _columns_of(row: Fixups | Sites) -> tuple[array[int], ...]:
+    if isinstance(row, Fixups):
+        return row.where, row.symbol, row.addend
+    return row.where, row.length, row.argument, row.extra
+
+
+def _unpacked(data: bytes) -> Reference:
+    line, _, rest = data.partition(b"\n")
+    head: dict[str, Any] = json.loads(line)
+    if (head["schema"], head["agent"]) != (SCHEMA, __version__):
+        raise ValueError("of another version")
+    columns = _cut(memoryview(rest)[head["bytes"] :], head)
+    return Reference(
+        build_id=head["build_id"],
+        blob=rest[: head["bytes"]],
+        pieces=tuple(Piece(*row) for row in head["pieces"]),
+        symbols=tuple(Symbol(*row) for row in head["symbols"]),
+        fixups=tuple(Fixups(form, piece, *next(columns)) for form, piece, _ in head["fixups"]),
+        sites=tuple(Sites(kind, *next(columns)) for kind, _ in head["sites"]),
+    )
+
+
+def _cut(rest: memoryview, head: dict[str, Any]) -> Iterator[tuple[array[int], ...]]:
+    """The columns of each table, one table after the other."""
+    at = 0
+    for name, codes in _COLUMNS.items():
+        for row in head[name]:
+            columns = []
+            for code in codes:
+                column = array(code)
+                end = at + row[-1] * column.itemsize
+                column.frombytes(rest[at:end])
+                if len(column) != row[-1]:
+                    raise ValueError("cut short")
+                columns.append(column)
+                at = end
+            yield tuple(columns)
+
+
+def _prune(folder: Path) -> None:
+    """Keep the newest files; those of kernels that are gone would pile up."""
+    found = sorted(((file.stat(), file) for file in folder.iterdir()), key=lambda row: -row[0].st_mtime_ns)
+    total = 0
+    for status, file in found:
+        total += status.st_size
+        if total > FOLDER_LIMIT:
+            file.unlink(missing_ok=True)
