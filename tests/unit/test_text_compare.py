@@ -27,7 +27,7 @@ TRACERS = {BASE + made.TRACER, BASE + made.FENTRY}
 ITS = BASE + 0x600
 TARGETS: Targets = {
     "function": lambda va, _: va in (BASE + made.FUNCTION, BASE + made.RETHUNK),
-    "target": lambda va, spot: va == spot.argument,
+    "target": lambda va, argument: va == argument,
     "tracer": lambda va, _: va in TRACERS,
     "return-thunk": lambda va, _: va == BASE + made.RETHUNK,
     "its": lambda va, _: va == ITS,

@@ -231,16 +231,15 @@ def test_what_is_remembered_comes_back_equal(tmp_path: Path, reference: Referenc
 
 def test_a_cache_that_is_damaged_is_none(tmp_path: Path) -> None:
     whole, file = packed(kernel()), tmp_path / "file"
-    plain = zlib.decompress(whole)
-    damaged = [
-        whole[:-3],
-        whole[:50],
-        b"",
-        zlib.compress(plain[:-3]),
-        zlib.compress(plain[:200]),
-        zlib.compress(b"{}\n"),
-    ]
-    damaged += [zlib.compress(plain.replace(b"mbecguard.text/1", b"mbecguard.text/0"))]
+    damaged = [whole[:-3], whole[:50], whole[:4], b""]
+    for plain in (
+        whole[4:-3],
+        whole[4:200],
+        b"{}\n",
+        b"[]\n",
+        whole[4:].replace(b"mbecguard.text/1", b"mbecguard.text/0"),
+    ):
+        damaged.append(zlib.crc32(plain).to_bytes(4, "little") + plain)
     flipped = bytearray(whole)
     flipped[len(flipped) // 2] ^= 1
     for content in (*damaged, bytes(flipped)):

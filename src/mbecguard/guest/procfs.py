@@ -106,9 +106,13 @@ class Kallsyms:
             position = self._data.find(needle, position + 1)
         return tuple(found)
 
-    def rows(self) -> list[tuple[bytes, bytes, bytes, bytes]]:
-        """Every symbol: hexadecimal address, letter, name and tag. For who needs most of them."""
-        return re.findall(rb"^([0-9a-f]{1,16}) (\S) ([^\t \n]+)(?:\t\[([^\]\n]+)\])?$", self._data, re.MULTILINE)
+    def lines(self) -> tuple[list[bytes], list[bytes]]:
+        """Every line, those of the kernel proper and those with a tag. For who needs most of them.
+
+        Sixteen digits, a blank, a letter, a blank, the name, as the kernel prints them; others are left out.
+        """
+        lines = [line for line in self._data.split(b"\n") if line[16:17] == b" " == line[18:19]]
+        return [line for line in lines if b"\t" not in line], [line for line in lines if b"\t[" in line]
 
     def require_whole(self) -> None:
         """Die if the file ends before its time: what is missing could not be told from what is not there."""

@@ -9,27 +9,38 @@ instructions; here a replacement and what is found are walked along each other, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
-from mbecguard.text.forms import NOP_RUN, Spot, Targets, is_nops, legal
+from mbecguard.text.forms import NOP_RUN, Judge, Spot, is_nops
 from mbecguard.text.kinds import DIRECT_CALL, SiteKind
 
 _JUMP, _SHORT_JUMP = 0xE9, 0xEB
 _MASK = 0xFFFFFFFF
 #: A call by a pointer that does not change after the boot becomes a direct one, or nothing: alt_replace_call().
-_DIRECT = SiteKind("", "", "", forms=("e8 >function nops", "nops"))
+DIRECT = SiteKind("", "", "", forms=("e8 >function nops", "nops"))
 
 
-def fits(spot: Spot, templates: Iterable[tuple[bytes, int, int]], targets: Targets) -> bool:
+DIRECT = SiteKind("direct call", "", "", forms=("e8 >function nops", "nops"))
+
+
+def fits(spot: Spot, templates: Iterable[tuple[bytes, int, int]], direct: Judge) -> bool:
     """Whether the site holds its own code, or one of the replacements: each with how far it moves, and its flags."""
     own = spot.wanted
-    if same(own, spot.found, 0):
+    if alike(own, spot.found):
         return True
     for code, moved, flags in templates:
-        if flags & DIRECT_CALL and legal(_DIRECT, spot, targets):
+        if flags & DIRECT_CALL and direct.legal(own, spot.found, spot.address, 0):
             return True
-        if same(code + b"\x90" * (len(own) - len(code)), spot.found, moved):
+        padded = code + b"\x90" * (len(own) - len(code))
+        if alike(padded, spot.found) or same(padded, spot.found, moved):
             return True
     return False
+
+
+@lru_cache(1 << 12)
+def alike(wanted: bytes, found: bytes) -> bool:
+    """Whether both do the same wherever they are. A few instructions make up most alternatives."""
+    return same(wanted, found, 0)
 
 
 def same(wanted: bytes, found: bytes, moved: int) -> bool:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from mbecguard.text import alternatives
 from mbecguard.text.fixups import Relocated
-from mbecguard.text.forms import Spot, Targets, legal
-from mbecguard.text.kinds import BY_ID, Argument, SiteKind
+from mbecguard.text.forms import Judge, Spot, Targets
+from mbecguard.text.kinds import BY_ID, Argument
 from mbecguard.text.reference import NOWHERE, Reference, Sites
 
 _CHUNK_SHIFT = 8  #: chunks of 256 bytes
@@ -98,40 +98,34 @@ def _odd_chunks(text: Text, work: bytearray) -> bytearray:
 def _judge_sites(text: Text, sites: Sites, rows: Sequence[int], work: bytearray, targets: Targets) -> Illegal:
     """Take over what is legal; the rest is returned."""
     kind, wanted, found = BY_ID[sites.kind], text.expected.blob, text.found
-    illegal = Illegal()
+    illegal, leads = Illegal(), kind.argument is Argument.TARGET
     if kind.argument is Argument.GROUP:
         targets = {**targets, "same": _value_of_group(sites, wanted, found)}
+    judge = Judge(kind, targets)
     for row in rows:
         place = sites.where[row]
         end = place + sites.length[row]
         now = found[place:end]
         if now == wanted[place:end]:
             continue
-        if _is_legal(text, kind, sites, row, targets):
+        argument = sites.argument[row]
+        if leads and argument != NOWHERE:
+            argument = text.address(argument)
+        if judge.legal(wanted[place:end], now, text.address(place), argument):
             work[place:end] = now
         else:
             illegal[place] = (end, sites.kind)
     return illegal
 
 
-def _is_legal(text: Text, kind: SiteKind, sites: Sites, row: int, targets: Targets) -> bool:
-    place, argument = sites.where[row], sites.argument[row]
-    end = place + sites.length[row]
-    if kind.argument is Argument.TARGET:
-        argument = text.address(argument) if argument != NOWHERE else -1
-    return legal(
-        kind, Spot(text.expected.blob[place:end], text.found[place:end], text.address(place), argument), targets
-    )
-
-
-def _value_of_group(sites: Sites, wanted: bytes, found: bytes) -> Callable[[int, Spot], bool]:
+def _value_of_group(sites: Sites, wanted: bytes, found: bytes) -> Callable[[int, int], bool]:
     """All the sites of a group have one value: that of the first that differs from the file."""
     values: dict[int, int] = {}
     for place, length, group in zip(sites.where, sites.length, sites.argument, strict=True):
         now = found[place : place + length]
         if now != wanted[place : place + length]:
             values.setdefault(group, int.from_bytes(now, "little"))
-    return lambda value, spot: values.get(spot.argument) == value
+    return lambda value, group: values.get(group) == value
 
 
 def _judge_replaced(text: Text, sites: Sites, rows: Sequence[int], work: bytearray, targets: Targets) -> Illegal:
@@ -140,14 +134,14 @@ def _judge_replaced(text: Text, sites: Sites, rows: Sequence[int], work: bytearr
     for row in rows:
         by_place.setdefault(sites.where[row], []).append(row)
     illegal = Illegal()
-    nested = _Nested(text)
+    nested, direct = _Nested(text, targets), Judge(alternatives.DIRECT, targets)
     for place, entries in by_place.items():
         end = place + max(sites.length[row] for row in entries)
         now = text.found[place:end]
         if now == work[place:end]:
             continue
         spot = Spot(bytes(work[place:end]), now, text.address(place), 0)
-        if alternatives.fits(spot, _templates(text, sites, entries, work, nested, targets), targets):
+        if alternatives.fits(spot, _templates(text, sites, entries, work, nested), direct):
             work[place:end] = now
         else:
             illegal[place] = (end, sites.kind)
@@ -155,11 +149,11 @@ def _judge_replaced(text: Text, sites: Sites, rows: Sequence[int], work: bytearr
 
 
 def _templates(
-    text: Text, sites: Sites, entries: Sequence[int], work: bytearray, nested: _Nested, targets: Targets
+    text: Text, sites: Sites, entries: Sequence[int], work: bytearray, nested: _Nested
 ) -> Iterator[tuple[bytes, int, int]]:
     for row in entries:
         length, source = sites.extra[row] & _LENGTH, sites.argument[row]
-        code = nested.settled(source, work[source : source + length], sites.where[row], targets) if length else b""
+        code = nested.settled(source, work[source : source + length], sites.where[row]) if length else b""
         moved = text.address(sites.where[row]) - text.address(source) if length else 0
         yield code, moved, sites.extra[row]
 
@@ -167,8 +161,13 @@ def _templates(
 class _Nested:
     """Sites in templates that are not kept. The kernel patches them before it copies what holds them."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: Text, targets: Targets) -> None:
         self._text = text
+        self._judges = {
+            sites.kind: Judge(BY_ID[sites.kind], targets)
+            for sites in text.reference.sites
+            if BY_ID[sites.kind].argument is not Argument.GROUP
+        }
         freed = next((piece.start for piece in text.reference.pieces if not piece.kept), 0)
         self._sites = sorted(
             (place, row, number)
@@ -178,7 +177,7 @@ class _Nested:
             if place >= freed
         )
 
-    def settled(self, source: int, code: bytearray, place: int, targets: Targets) -> bytes:
+    def settled(self, source: int, code: bytearray, place: int) -> bytes:
         """A template with what has become of the sites in it, where that is a legal form."""
         first = bisect_left(self._sites, (source,))
         for site, row, number in self._sites[first:]:
@@ -187,8 +186,8 @@ class _Nested:
             sites, offset = self._text.reference.sites[number], site - source
             end, at = offset + sites.length[row], place + offset
             now = self._text.found[at : place + end]
-            spot = Spot(bytes(code[offset:end]), now, self._text.address(at), sites.argument[row])
-            if legal(BY_ID[sites.kind], spot, targets):
+            judge = self._judges.get(sites.kind)
+            if judge and judge.legal(bytes(code[offset:end]), now, self._text.address(at), sites.argument[row]):
                 code[offset:end] = now
         return bytes(code)
 

@@ -5,34 +5,34 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
 from mbecguard.text.reference import Fixups, Piece, Reference
 
 _PLAIN, _WIDE = struct.Struct("<I"), struct.Struct("<Q")
 _LOW = 0xFFFFFFFF
 
-#: Base of a symbol, what is added, and where: the value.
-Value = Callable[[int, int, int], int]
-
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one kind of relocation makes its value: Intel 386 and AMD64 ABI, "Relocation Types"."""
+    """How one kind of relocation makes its value: how often the symbol counts, and the place.
+
+    AMD64 ABI, "Relocation Types"; `minus32` is the kernel's own, for what is counted from the start of per-CPU data.
+    """
 
     packed: struct.Struct
     mask: int
-    value: Value
+    symbol: int
+    place: int
 
 
 FORMS: dict[str, Form] = {
-    "abs32": Form(_PLAIN, _LOW, lambda symbol, addend, _place: symbol + addend),
-    "abs64": Form(_WIDE, 2**64 - 1, lambda symbol, addend, _place: symbol + addend),
-    "minus32": Form(_PLAIN, _LOW, lambda symbol, addend, _place: addend - symbol),
-    "pc32": Form(_PLAIN, _LOW, lambda symbol, addend, place: symbol + addend - place),
-    "pc64": Form(_WIDE, 2**64 - 1, lambda symbol, addend, place: symbol + addend - place),
+    "abs32": Form(_PLAIN, _LOW, 1, 0),
+    "abs64": Form(_WIDE, 2**64 - 1, 1, 0),
+    "minus32": Form(_PLAIN, _LOW, -1, 0),
+    "pc32": Form(_PLAIN, _LOW, 1, -1),
+    "pc64": Form(_WIDE, 2**64 - 1, 1, -1),
 }
 
 
@@ -69,10 +69,10 @@ def _known(fixups: Fixups, symbols: Sequence[int | None], untold: list[tuple[int
 
 def _apply(blob: bytearray, fixups: Fixups, symbols: Sequence[int | None], moved: int) -> None:
     form = FORMS[fixups.form]
-    pack, mask, value = form.packed.pack_into, form.mask, form.value
-    rows = zip(fixups.where, fixups.symbol, fixups.addend, repeat(moved))
-    for where, number, addend, shift in rows:
-        pack(blob, where, value(symbols[number] or 0, addend, where + shift) & mask)
+    pack, mask, sign = form.packed.pack_into, form.mask, form.place
+    values = [form.symbol * (value or 0) + sign * moved for value in symbols]
+    for where, number, addend in zip(fixups.where, fixups.symbol, fixups.addend, strict=True):
+        pack(blob, where, values[number] + addend + sign * where & mask)
 
 
 def addresses_of(pieces: Sequence[Piece], moved: int) -> list[int]:

@@ -10,6 +10,7 @@ from functools import cache
 
 from mbecguard.text.kinds import NOPS, SiteKind
 
+_MASK = 2**64 - 1
 _NOP = b"|".join(re.escape(bytes.fromhex(nop)) for nop in reversed(NOPS))
 _PREFIXED = rb"[\x66\x2e]*(?:%s)" % _NOP  # gas pads with more prefixes than the kernel does
 NOP_RUN = re.compile(rb"(?:%s)+" % _PREFIXED)
@@ -28,8 +29,8 @@ class Spot:
     argument: int  #: of a jump label the target's address
 
 
-#: Kinds of addresses: whether one is of that kind, for that site.
-Targets = Mapping[str, Callable[[int, Spot], bool]]
+#: Kinds of addresses: whether one is of that kind, for a site with that argument.
+Targets = Mapping[str, Callable[[int, int], bool]]
 _Word = Callable[[Spot, int, Targets], int]  #: where the next word begins, or -1
 
 
@@ -45,24 +46,42 @@ def is_nops(code: bytes) -> bool:
 
 
 _PLAIN = re.compile("[0-9a-f ]+")
+_NEAR = re.compile("([0-9a-f]{2}) >([a-z-]+)")
+_NEAR_BYTES = 5
 
 
-@cache
-def literals(kind: SiteKind) -> frozenset[bytes]:
-    """Forms that are nothing but bytes."""
-    return frozenset(_hex(form) for form in kind.forms if _PLAIN.fullmatch(form))
+class Judge:
+    """Says of many sites of one kind whether they are legal.
 
+    Most forms are bytes, or one byte and a distance. What else does not depend on where a site is is judged once.
+    """
 
-@cache
-def _others(kind: SiteKind) -> tuple[tuple[_Word, ...], ...]:
-    return tuple(_words(form) for form in kind.forms if not _PLAIN.fullmatch(form))
+    def __init__(self, kind: SiteKind, targets: Targets) -> None:
+        self._targets = targets
+        self._plain = frozenset(bytes.fromhex(form) for form in kind.forms if _PLAIN.fullmatch(form))
+        near = (_NEAR.fullmatch(form) for form in kind.forms)
+        self._near = {int(match[1], 16): targets[match[2]] for match in near if match}
+        others = [form for form in kind.forms if not _PLAIN.fullmatch(form) and not _NEAR.fullmatch(form)]
+        self._fixed = tuple(_words(form) for form in others if ">" not in form)
+        self._placed = tuple(_words(form) for form in others if ">" in form)
+        self._known: dict[tuple[bytes, int], bool] = {}
 
+    def legal(self, wanted: bytes, found: bytes, address: int, argument: int) -> bool:
+        """Whether a site holds one of the forms, all of it."""
+        if found in self._plain and len(found) == len(wanted):
+            return True
+        if len(found) == len(wanted) == _NEAR_BYTES and (leads := self._near.get(found[0])):
+            target = address + _NEAR_BYTES + int.from_bytes(found[1:], "little", signed=True)
+            if leads(target & _MASK, argument):
+                return True
+        spot = Spot(wanted, found, address, argument)
+        return self._is_fixed(spot) or any(_fits(words, spot, self._targets) for words in self._placed)
 
-def legal(kind: SiteKind, spot: Spot, targets: Targets) -> bool:
-    """Whether a site holds one of the forms of its kind, all of it."""
-    if spot.found in literals(kind) and len(spot.found) == len(spot.wanted):
-        return True
-    return any(_fits(words, spot, targets) for words in _others(kind))
+    def _is_fixed(self, spot: Spot) -> bool:
+        key = spot.found, spot.argument
+        if key not in self._known:
+            self._known[key] = any(_fits(words, spot, self._targets) for words in self._fixed)
+        return self._known[key]
 
 
 def _fits(words: Iterable[_Word], spot: Spot, targets: Targets) -> bool:
@@ -74,6 +93,7 @@ def _fits(words: Iterable[_Word], spot: Spot, targets: Targets) -> bool:
     return at == len(spot.found)
 
 
+@cache
 def _words(form: str) -> tuple[_Word, ...]:
     return tuple(_word(word) for word in re.findall(r"(?:\b[0-9a-f]{2}\b ?)+|\S+", form))
 
@@ -107,7 +127,7 @@ def _distance(name: str, width: int) -> _Word:
         if end > len(spot.found):
             return -1
         distance = int.from_bytes(spot.found[at:end], "little", signed=True)
-        return end if targets[name](spot.address + end + distance & 2**64 - 1, spot) else -1
+        return end if targets[name](spot.address + end + distance & _MASK, spot.argument) else -1
 
     return word
 
@@ -132,7 +152,7 @@ def _fill(spot: Spot, at: int, _: Targets) -> int:
 
 
 def _same(spot: Spot, _at: int, targets: Targets) -> int:
-    return len(spot.found) if targets["same"](int.from_bytes(spot.found, "little"), spot) else -1
+    return len(spot.found) if targets["same"](int.from_bytes(spot.found, "little"), spot.argument) else -1
 
 
 def _prefixes(spot: Spot, at: int, _: Targets) -> int:

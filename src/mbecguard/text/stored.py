@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Remembers what files say of text, by build-id, so that a warm look parses and expands none of them.
 
-One file for each: a line of JSON, then the columns, packed. As with `image/cache.py`, a file is believed no further
+One file for each: a checksum, a line of JSON, the bytes, the columns; not packed, since unpacking takes longer than all
+the rest. As with `image/cache.py`, a file is believed no further
 than its owner, its checksum (zlib's) and the version of the agent that made it; it is never an error and never needed.
 """
 
@@ -21,9 +22,10 @@ from mbecguard.image.cache import read_own, replace_own
 from mbecguard.text.reference import Fixups, Piece, Reference, Sites, Symbol
 
 SCHEMA = "mbecguard.text/1"
-SIZE_LIMIT = 64 << 20  #: bytes of one file, packed and not; Debian's 7.2 takes 9 MiB of disk
-FOLDER_LIMIT = 128 << 20  #: bytes of all; the oldest go first
+SIZE_LIMIT = 64 << 20  #: bytes of one file; Debian's 7.2 takes 26 MiB
+FOLDER_LIMIT = 192 << 20  #: bytes of all; the oldest go first
 _FOLDER = "text"
+_CHECKSUM = 4  #: bytes
 _BUILD_ID = re.compile("[0-9a-f]{8,40}")
 _COLUMNS = {"fixups": "IIq", "sites": "IBII"}
 
@@ -50,10 +52,10 @@ class TextCache:
 def load(path: Path) -> Reference | None:
     """A remembered reference; None if it is absent, damaged, or could be someone else's work."""
     try:
-        unpacker = zlib.decompressobj()
-        data = unpacker.decompress(read_own(path, SIZE_LIMIT), SIZE_LIMIT)
-        return _unpacked(data) if unpacker.eof else None
-    except (OSError, ValueError, LookupError, TypeError, zlib.error, RecursionError):
+        data = read_own(path, SIZE_LIMIT)
+        whole = zlib.crc32(memoryview(data)[_CHECKSUM:]) == int.from_bytes(data[:_CHECKSUM], "little")
+        return _unpacked(data) if whole else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
@@ -71,7 +73,8 @@ def packed(reference: Reference) -> bytes:
     }
     rows: tuple[Fixups | Sites, ...] = (*reference.fixups, *reference.sites)
     columns = [column.tobytes() for row in rows for column in _columns_of(row)]
-    return zlib.compress(b"".join((json.dumps(head).encode(), b"\n", reference.blob, *columns)), 1)
+    content = b"".join((json.dumps(head).encode(), b"\n", reference.blob, *columns))
+    return zlib.crc32(content).to_bytes(_CHECKSUM, "little") + content
 
 
 def _columns_of(row: Fixups | Sites) -> tuple[array[int], ...]:
@@ -81,14 +84,15 @@ def _columns_of(row: Fixups | Sites) -> tuple[array[int], ...]:
 
 
 def _unpacked(data: bytes) -> Reference:
-    line, _, rest = data.partition(b"\n")
-    head: dict[str, Any] = json.loads(line)
+    start = data.index(b"\n", _CHECKSUM) + 1
+    head: dict[str, Any] = json.loads(data[_CHECKSUM:start])
     if (head["schema"], head["agent"]) != (SCHEMA, __version__):
         raise ValueError("of another version")
-    columns = _cut(memoryview(rest)[head["bytes"] :], head)
+    end = start + head["bytes"]
+    columns = _cut(memoryview(data)[end:], head)
     return Reference(
         build_id=head["build_id"],
-        blob=rest[: head["bytes"]],
+        blob=data[start:end],
         pieces=tuple(Piece(*row) for row in head["pieces"]),
         symbols=tuple(Symbol(*row) for row in head["symbols"]),
         fixups=tuple(Fixups(form, piece, *next(columns)) for form, piece, _ in head["fixups"]),

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mbecguard.guest.procfs import Kallsyms
 from mbecguard.guest.source import Contents
-from mbecguard.text.forms import Spot, Targets
+from mbecguard.text.forms import Targets
 
 #: What a patched function entry may call: arch/x86/kernel/ftrace_64.S, arch/x86/kernel/fentry.S.
-_TRACERS = (b"ftrace_caller", b"ftrace_regs_caller", b"__fentry__")
+_TRACERS = ("ftrace_caller", "ftrace_regs_caller", "__fentry__")
 _TRACER_TAG, _BPF_TAG, _BPF_TRAMPOLINE = b"__builtin__ftrace", b"bpf", b"bpf_trampoline_"
 _SLOTS = b"__builtin__kprobes"
-_CODE = (b"t", b"T", b"w", b"W")
+_CODE, _LOWER = b"tTwW", ord("a")
 #: arch/x86/lib/retpoline.S: __x86_return_thunk, its_return_thunk, srso_return_thunk and others.
 _RETURN_THUNK = b"return_thunk"
 _EXPORTED = b"__ksymtab_"
@@ -27,61 +27,61 @@ _ITS_THUNK = re.compile(rb"(?:\x41?\xff[\xe0-\xe7])\xcc", re.DOTALL)
 class Symbols:
     """/proc/kallsyms by what is asked of it. There are 200 000, so names stay bytes, and addresses digits."""
 
-    kernel: Mapping[bytes, bytes]  #: of the kernel proper, the first of each name
-    modules: Mapping[tuple[bytes, bytes], bytes]  #: by module and name
-    public: Mapping[bytes, bytes]  #: with a capital letter
-    functions: frozenset[int]  #: where code begins that has a name
+    kallsyms: Kallsyms
+    public: Mapping[bytes, bytes]  #: of the kernel proper, those with a capital letter
+    tagged: Mapping[tuple[bytes, bytes], bytes]  #: by module and name
+    functions: frozenset[bytes]  #: where code begins that has a name
     exporters: Mapping[bytes, bytes]  #: which module exports a name
 
     @classmethod
     def of(cls, kallsyms: Kallsyms) -> Symbols:
         """Sort all of them once."""
-        rows = kallsyms.rows()
-        own = [row for row in reversed(rows) if not row[3]]
-        tagged = [row for row in rows if row[3]]
+        own, others = kallsyms.lines()
+        tagged = [(line[:16], *line[19:].rstrip(b"]").split(b"\t[", 1)) for line in others]
         return cls(
-            {name: digits for digits, _, name, _ in own},
-            {(tag, name): digits for digits, _, name, tag in tagged},
-            {name: digits for digits, letter, name, _ in own if letter.isupper()},
-            frozenset(int(digits, 16) for digits, letter, _, _ in rows if letter in _CODE),
-            {name[len(_EXPORTED) :]: tag for _, _, name, tag in tagged if name.startswith(_EXPORTED)},
+            kallsyms,
+            {line[19:]: line[:16] for line in own if line[17] < _LOWER},
+            {(tag, name): digits for digits, name, tag in tagged},
+            frozenset([line[:16] for line in (*own, *others) if line[17] in _CODE]),
+            {name[len(_EXPORTED) :]: tag for _, name, tag in tagged if name.startswith(_EXPORTED)},
         )
 
     def address(self, name: str) -> int | None:
         """Of a symbol of the kernel proper."""
-        return _number(self.kernel.get(name.encode()))
+        return self.kallsyms.address(name)
 
     def of_module(self, module: str, name: str) -> int | None:
         """Of a symbol of a module."""
-        return _number(self.modules.get((module.encode(), name.encode())))
+        return _number(self.tagged.get((module.encode(), name.encode())))
 
     def all(self) -> dict[str, int]:
         """Every symbol of the kernel proper."""
-        return {name.decode(errors="replace"): int(digits, 16) for name, digits in self.kernel.items()}
+        own, _ = self.kallsyms.lines()
+        return {line[19:].decode(errors="replace"): int(line[:16], 16) for line in reversed(own)}
 
     def exported(self, names: Iterable[str]) -> dict[str, int]:
         """What modules can be bound to. Those of modules do not always have a capital letter in /proc/kallsyms."""
         found = {}
         for name in names:
             key = name.encode()
-            digits = self.public.get(key) or self.modules.get((self.exporters.get(key, b""), key))
+            digits = self.public.get(key) or self.tagged.get((self.exporters.get(key, b""), key))
             if digits:
                 found[name] = int(digits, 16)
         return found
 
     def slots(self) -> frozenset[int]:
         """Pages of optimised kprobes."""
-        return frozenset(int(digits, 16) for (tag, _), digits in self.modules.items() if tag == _SLOTS)
+        return frozenset(int(digits, 16) for (tag, _), digits in self.tagged.items() if tag == _SLOTS)
 
     def _tracers(self) -> frozenset[int]:
         """Trampolines of ftrace, of BPF, and the kernel's own."""
         made = (
             digits
-            for (tag, name), digits in self.modules.items()
+            for (tag, name), digits in self.tagged.items()
             if tag == _TRACER_TAG or (tag == _BPF_TAG and name.startswith(_BPF_TRAMPOLINE))
         )
-        own = (self.kernel[name] for name in _TRACERS if name in self.kernel)
-        return frozenset(int(digits, 16) for digits in (*made, *own))
+        own = (va for name in _TRACERS if (va := self.address(name)))
+        return frozenset((*(int(digits, 16) for digits in made), *own))
 
     def _thunks(self) -> frozenset[int]:
         return frozenset(int(digits, 16) for name, digits in self.public.items() if name.endswith(_RETURN_THUNK))
@@ -89,9 +89,9 @@ class Symbols:
     def targets(self, memory: Contents) -> Targets:
         """The kinds of addresses that forms name."""
         tracers, thunks = self._tracers(), self._thunks()
-        found: Mapping[str, Callable[[int, Spot], bool]] = {
-            "function": lambda va, _: va in self.functions,
-            "target": lambda va, spot: va == spot.argument,
+        found: Targets = {
+            "function": lambda va, _: b"%016x" % va in self.functions,
+            "target": lambda va, argument: va == argument,
             "tracer": lambda va, _: va in tracers,
             "return-thunk": lambda va, _: va in thunks,
             "its": lambda va, _: _ITS_THUNK.match(memory.virtual(va, 4) or b"") is not None,
