@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,3 +159,21 @@ def test_without_the_library_it_says_what_is_missing(
     where = ["--guest", str(SCATTERED.write(tmp_path / "guest")), "--state-dir", str(tmp_path / "state")]
     assert cli.main(["metrics", *where]) == Exit.ERROR
     assert "mbecguard-report" in capsys.readouterr().err
+
+
+ROOT = Path(__file__).parents[2]
+FLEET = (ROOT / "docs/FLEET.md").read_text()
+
+
+def test_the_document_lists_each_metric() -> None:
+    source = (ROOT / "src/mbecguard/reports/metrics.py").read_text()
+    counters = set(re.findall(r'_counter\("(\w+)"', source))
+    written = {f"{name}_total" if name in counters else name for name in re.findall(r'"(mbecguard_\w+)"', source)}
+    table = FLEET.partition("| metric | |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"mbecguard_\w+", table)) == written
+
+
+def test_the_document_lists_each_alert() -> None:
+    rules = (ROOT / "packaging/prometheus/mbecguard.rules.yml").read_text()
+    table = FLEET.partition("| alert | fires |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`(Mbecguard\w+)`", table)) == sorted(re.findall(r"alert: (\w+)", rules))
