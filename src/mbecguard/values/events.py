@@ -16,6 +16,8 @@ from enum import Enum
 from pathlib import Path
 from string import Formatter
 
+from mbecguard.values.escaped import escaped
+
 
 @dataclass(frozen=True, slots=True)
 class EventKind:
@@ -123,10 +125,11 @@ def to_journal(event: Event, facts: dict[str, str]) -> None:
         return
     import systemd.journal  # not `from systemd`: mypy would take the folder of the units for it
 
-    fields = {journal_field(name): value for name, value in (("event", event.name), *facts.items())}
+    plain = {name: escaped(value) for name, value in facts.items()}  # they may hold names that others gave
+    fields = {journal_field(name): value for name, value in (("event", event.name), *plain.items())}
     kind = event.value
     systemd.journal.send(
-        message(event, facts),
+        message(event, plain),
         MESSAGE_ID=kind.message_id,
         PRIORITY=kind.priority,
         SYSLOG_IDENTIFIER="mbecguard",
