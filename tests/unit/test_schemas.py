@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from mbecguard.audit.report import Report
+from mbecguard.audit.value import Audit
 from mbecguard.face import cli, host_cli
 from mbecguard.face.output import Output
 from mbecguard.face.table import COMMANDS
@@ -22,6 +25,10 @@ from mbecguard.guest.uses import Uses
 from mbecguard.learn.boots import Boot, Moment, Watched
 from mbecguard.learn.learner import Started
 from mbecguard.learn.trace import Traced, TraceEvent
+from mbecguard.plan.planner import Plan
+from mbecguard.records.record import Record
+from mbecguard.records.status import Status
+from mbecguard.values.codec import decode
 from mbecguard.values.facts import Known
 from tests.fleetmaker import Made, failing
 from tests.guestmaker import MODULE_ZONE, SCATTERED, Code, Description, module_path
@@ -178,3 +185,34 @@ def test_they_are_installed(tmp_path: Path) -> None:
     script = 'root=$1; put() { mode=$1 folder=$2; shift 2; install -D -p -m "$mode" -t "$root$folder" "$@"; }; ' + line
     subprocess.run(["sh", "-euc", script, "sh", str(tmp_path)], cwd=root, check=True)
     assert {path.name for path in (tmp_path / "usr/share/mbecguard/schema").iterdir()} == FILES.keys()
+
+
+#: As they were when a number was first given, before fields were added.
+EARLIER = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parents[1] / "old").glob("*.json")}
+
+
+@pytest.mark.parametrize(("command", "name"), [("audit", "audit-2"), ("report", "report-1")])
+def test_what_reads_an_earlier_shape_of_a_number_can_read_todays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
+    GUEST.write(tmp_path / "guest")
+    shell = Shell(tmp_path, capsys, set())
+    shell.run("lock")
+    shell.run("audit")
+    answer = shell.run(command)
+    assert EARLIER[name] != json.loads(FILES[f"{name}.json"])
+    reader = jsonschema.Draft202012Validator(EARLIER[name])
+    reader.validate(answer)
+    del answer["plan_digest" if command == "audit" else "record"]
+    assert not reader.is_valid(answer)
+
+
+@pytest.mark.parametrize("kind", [Audit, Report, Record, Plan, Status])
+def test_another_number_is_named_whatever_else_is_different(kind: Any) -> None:
+    """An older agent's files have other fields as well; what matters is said first."""
+    ours = str(next(field.default for field in dataclasses.fields(kind) if field.name == "schema"))
+    other = f"{ours.rpartition('/')[0]}/77"
+    with pytest.raises(ValueError, match=f"^{kind.__name__}: schema '{other}' is not '{ours}'$"):
+        decode(kind, {"schema": other, "strange": 1})
+    with pytest.raises(ValueError, match="wrong keys"):
+        decode(kind, {"schema": ours, "strange": 1})

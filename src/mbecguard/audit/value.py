@@ -12,7 +12,7 @@ from mbecguard.plan.policy import CodeKind
 from mbecguard.records.identity import Identity
 from mbecguard.records.reasons import Reason
 from mbecguard.records.record import State, exit_of
-from mbecguard.values.codec import Hex, expect_schema
+from mbecguard.values.codec import Hex
 from mbecguard.values.errors import Exit
 
 SCHEMA = "mbecguard.audit/2"
@@ -147,9 +147,6 @@ class Audit:
     plan_digest: str  #: of the seal
     changed: tuple[Changed, ...] = ()  #: text, the first 50 places
     schema: str = SCHEMA
-
-    def __post_init__(self) -> None:
-        expect_schema(self.schema, SCHEMA)
 
     @property
     def exit(self) -> Exit:

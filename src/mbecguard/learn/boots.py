@@ -18,7 +18,7 @@ from mbecguard.guest.uses import Uses, uses
 from mbecguard.learn.refusals import refusals
 from mbecguard.learn.trace import INSTANCE, Traced, printable, read
 from mbecguard.values.clock import now
-from mbecguard.values.codec import canonical, decode, encode, expect_schema
+from mbecguard.values.codec import canonical, decode, encode
 from mbecguard.values.errors import Exit, die, plainly
 from mbecguard.values.files import replace_file
 
@@ -69,9 +69,6 @@ class Boot:
     now: Moment
     at_lock: Moment | None  #: the last look before the late point
     schema: str = SCHEMA
-
-    def __post_init__(self) -> None:
-        expect_schema(self.schema, SCHEMA)
 
 
 def harvest(guest: Guest, show: Callable[[], str], said: Callable[[], str]) -> Boot:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mbecguard.values.codec import canonical, decode, encode, expect_schema
+from mbecguard.values.codec import canonical, decode, encode
 from mbecguard.values.errors import Exit, die, plainly
 from mbecguard.values.files import replace_file, sync_folder, unwritable
 
@@ -66,9 +66,6 @@ class Boots:
     attempt: Attempt | None = None
     omission: Omission | None = None
     schema: str = SCHEMA
-
-    def __post_init__(self) -> None:
-        expect_schema(self.schema, SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from mbecguard.records.damage import GONE, DamagedError, Loss, reading
 from mbecguard.records.record import Record
-from mbecguard.values.codec import decode, digest, encode, expect_schema
+from mbecguard.values.codec import decode, digest, encode
 from mbecguard.values.files import read_own, signed, verified
 
 ORIGIN = "0" * 64  #: what the first entry follows
@@ -46,9 +46,6 @@ class Link(Generic[T]):
     digest: str
     schema: str = ENTRY_SCHEMA
 
-    def __post_init__(self) -> None:
-        expect_schema(self.schema, ENTRY_SCHEMA)
-
 
 Entry = Link[Record]  #: of a lock
 
@@ -64,9 +61,6 @@ class Head:
     size: int = 0  #: bytes on disk
     lost: tuple[Loss, ...] = ()
     schema: str = HEAD_SCHEMA
-
-    def __post_init__(self) -> None:
-        expect_schema(self.schema, HEAD_SCHEMA)
 
     def lacks(self, number: int) -> bool:
         """Whether it is known that this entry was lost."""

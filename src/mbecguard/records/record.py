@@ -11,7 +11,7 @@ from mbecguard.plan.planner import Totals
 from mbecguard.plan.policy import Policy
 from mbecguard.records.identity import Identity
 from mbecguard.records.reasons import Reason
-from mbecguard.values.codec import Hex, expect_schema
+from mbecguard.values.codec import Hex
 from mbecguard.values.errors import Exit
 
 RECORD_SCHEMA = "mbecguard.record/2"
@@ -127,9 +127,6 @@ class Record:
     level: str = "exec"
     schema: str = RECORD_SCHEMA
 
-    def __post_init__(self) -> None:
-        expect_schema(self.schema, RECORD_SCHEMA)
-
     @property
     def boot_id(self) -> str:
         """Of which boot it is."""
@@ -152,6 +149,3 @@ class Journal:
     plan_digest: str = ""  #: from the seal on, of the plan that a rerun has to ask for again
     policy: Policy = field(default_factory=Policy)  #: that makes the plan
     schema: str = JOURNAL_SCHEMA
-
-    def __post_init__(self) -> None:
-        expect_schema(self.schema, JOURNAL_SCHEMA)

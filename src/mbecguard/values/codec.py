@@ -132,12 +132,6 @@ def digest(data: object) -> str:
     return hashlib.sha256(canonical(data)).hexdigest()
 
 
-def expect_schema(schema: str, ours: str) -> None:
-    """ValueError unless what was read back is of the version that is written."""
-    if schema != ours:
-        raise ValueError(f"schema {schema!r} is not {ours!r}")
-
-
 Decoder = Callable[[object, str], Any]
 
 
@@ -167,9 +161,14 @@ def _dataclass_decoder(kind: Any, *, all_hex: bool = False) -> Decoder:
     hints = fields_of(kind, all_hex=all_hex)
     names = hints.keys()
     required = _required(kind)
+    ours = next((f.default for f in dataclasses.fields(get_origin(kind) or kind) if f.name == "schema"), None)
 
     def convert(data: object, where: str) -> Any:
         table = _expect(dict, data, where)
+        if (
+            isinstance(ours, str) and table.get("schema", ours) != ours
+        ):  # said first: the keys of another one are others
+            raise ValueError(f"{where}: schema {table['schema']!r} is not {ours!r}")
         if wrong := (required - table.keys()) | (table.keys() - names):
             raise ValueError(f"{where}: wrong keys {sorted(wrong)}")
         values = {key: _decoder(hints[key])(item, f"{where}.{key}") for key, item in table.items()}
