@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mbecguard.audit.claims import CLAIMS, NOT_WANTED, Grounds, Knob
 from mbecguard.audit.compare import Comparison
@@ -209,18 +211,41 @@ def test_audits_push_out_no_record_of_a_lock(tmp_path: Path) -> None:
     assert store.last("boot") == seal
 
 
+def chained(folder: Path, count: int = 3) -> dict[Path, bytes]:
+    """A chain of small audits, and what is in its files: the head as well."""
+    audits = Audits(Store(folder))
+    for _ in range(count):
+        audits.add(make_audit(claims=(), uncovered=(), locked=None))
+    files = {path: path.read_bytes() for path in sorted(audits.folder.rglob("*.json"))}
+    assert len(files) == count + 1
+    return files
+
+
 def test_a_change_of_any_byte_is_found(tmp_path: Path) -> None:
-    audits = Audits(Store(tmp_path))
-    for _ in range(3):
-        audits.add(make_audit())
-    whole = {path: path.read_bytes() for path in sorted(audits.folder.rglob("*.json"))}
-    assert len(whole) == 4  # the head as well
-    for path, data in whole.items():
-        for at in range(0, len(data), 97):
-            path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-            assert list(faults(audits.ledger)), (path.name, at)
+    """Each one, to another that JSON takes in its place where there is such a one."""
+    ledger = Audits(Store(tmp_path)).ledger
+    for path, data in chained(tmp_path, 2).items():
+        for at, byte in enumerate(data):
+            other = {*b"0", *b"a", *b" "} - {byte}
+            path.write_bytes(data[:at] + bytes([min(other, key=lambda one: abs(one - byte))]) + data[at + 1 :])
+            assert next(faults(ledger), None), (path.name, at)
         path.write_bytes(data)
-    assert not list(faults(audits.ledger))
+    assert not list(faults(ledger))
+
+
+@given(data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_done_to_the_files_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Bytes put in, cut out, replaced; files that take each other's place."""
+    folder = tmp_path_factory.mktemp("chain")
+    files = chained(folder)
+    path = data.draw(st.sampled_from([*files]), "file")
+    whole = files[path]
+    start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2), "cut"))
+    inserted = data.draw(st.one_of(st.binary(max_size=40), st.sampled_from([*files.values()])), "put in")
+    changed = whole[:start] + inserted + whole[end:]
+    path.write_bytes(changed)
+    assert bool(next(faults(Audits(Store(folder)).ledger), None)) is (changed != whole)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
