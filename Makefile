@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CACHE := $(or $(MBECGUARD_CACHE),$(HOME)/.cache/mbecguard)
 KVM := $(CACHE)/kvm-modules/7.2/READY $(CACHE)/kvm-modules/6.12/READY
 
-.PHONY: picture pictures dashboard schemas demo tour test check lint bench corpus revisions lab lab-full selftests deb rpm clean setup setup-lab
+.PHONY: picture pictures golden dashboard schemas demo tour test check lint bench corpus revisions lab lab-full selftests deb rpm clean setup setup-lab
 
 # A stock guest locks itself on emulated MBEC hardware, and an attack fails that ran before. NATIVE=1: on this machine's own.
 demo: setup-lab $(if $(NATIVE),,$(KVM))
@@ -64,6 +64,10 @@ schemas: setup
 # packaging/grafana/mbecguard.json, by Grafana's SDK.
 dashboard: setup
 	$(BIN)/python -m tools.dashboard
+
+# tests/corpus/golden/: what an audit of each captured guest answers to programs.
+golden: setup
+	$(BIN)/python -m tests.golden
 
 # docs/design.svg, from its description in tools/picture.py.
 picture: setup

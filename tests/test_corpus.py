@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
 import os
@@ -31,8 +32,10 @@ from mbecguard.plan.policy import CodeKind, Policy
 from mbecguard.values.codec import decode, encode
 from mbecguard.values.facts import known
 from mbecguard.values.pages import PAGE_SHIFT, PageRange, PageSet
-from tests import corpus, readelf
+from tests import corpus, golden, readelf
 from tests.looked import looked
+
+html5lib = pytest.importorskip("html5lib", reason="run tools/setup.sh")
 
 GUESTS = corpus.names()
 LINKED_AT = 0xFFFFFFFF81000000
@@ -205,6 +208,56 @@ def test_simulator_enforces_the_plan(case: Case) -> None:
     assert not any(runs(pfn, Mode.SUPERVISOR) for pfn in denied)
     assert all(runs(pfn, Mode.SUPERVISOR) for pfn in kept)
     assert all(runs(pfn, Mode.USER) for pfn in (*denied, *kept))
+
+
+@pytest.fixture(scope="session")
+def answers(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An audit of the guest, after a lock on the simulator, in each format."""
+    return golden.answers(case.folder, tmp_path_factory.mktemp("answers"))
+
+
+def test_programs_get_what_they_got_before(case: Case, answers: dict[str, str]) -> None:
+    kept = (golden.FOLDER / f"{case.name}.json").read_text()
+    assert golden.text_of(answers["json"]) == kept, "if that is wanted, and docs/JSON.md allows it: make golden"
+
+
+def test_each_format_tells_of_the_same_audit(case: Case, answers: dict[str, str]) -> None:
+    audit = json.loads(answers["json"])
+    owners = {(one["owner"], str(one["pages"])) for one in audit["locked"]["owners"]}
+    told = re.findall(
+        r'<tr><th scope="row">([^<]+)</th><td class="short">.*?<td class="number">(\d+)</td>', answers["html"]
+    )
+    assert set(told) == owners
+    html5lib.HTMLParser(strict=True).parse(answers["html"])
+    assert 30_000 < len(answers["html"]) < 200_000
+    for claim in audit["claims"]:
+        assert f'<span class="id">{claim["id"]}</span>' in answers["html"]
+        told_as_text = re.search(rf"^ +\S.* {claim['id']} ", answers["text"], re.MULTILINE)
+        assert bool(told_as_text) is (claim["result"] != "not_applicable")
+    assert len(owners) == len({(one.owner, one.kind) for one in case.plan.keep})
+
+
+def test_the_content_digest_is_of_build_ids_alone(case: Case, answers: dict[str, str], tmp_path: Path) -> None:
+    """Those that readelf finds in the files."""
+    found = json.loads(answers["json"])["locked"]
+    files = {file.name.split(".")[0].replace("-", "_"): file for file in case.folder.glob("lib/modules/**/*.ko.xz")}
+    modules = []
+    for name in sorted(one["owner"] for one in found["owners"] if one["kind"] == "module-text"):
+        (tmp_path / name).write_bytes(lzma.decompress(files[name].read_bytes()))
+        modules.append([name, readelf.build_id(tmp_path / name)])
+    content = {"kernel": readelf.build_id(case.folder / "boot/vmlinuz"), "modules": modules}
+    text = json.dumps(content, separators=(",", ":"))
+    assert found["content_digest"] == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_it_is_equal_for_two_boots_with_the_same_code() -> None:
+    """Which lies elsewhere, as the last test says; a third boot has two modules of its own."""
+    one, two, other = (
+        json.loads((golden.FOLDER / f"trixie-6.12-{name}.json").read_text()) for name in ("a", "b", "uefi")
+    )
+    assert one["subject"]["boot_id"] != two["subject"]["boot_id"]
+    assert one["locked"]["content_digest"] == two["locked"]["content_digest"] != other["locked"]["content_digest"]
+    assert one["locked"]["kinds"] != two["locked"]["kinds"]  # what the kernel makes by itself is no content
 
 
 def test_two_boots_of_one_kernel_differ_only_in_addresses(tmp_path: Path) -> None:
