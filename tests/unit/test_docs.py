@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from mbecguard.face.cli import parser
+from mbecguard.face.host_cli import parser as host_parser
 from mbecguard.guest.captured import COMPRESSED, COPIED, OPTIONAL
 from mbecguard.records.record import State, Step
 from mbecguard.settings.declared import BY_KEY, SECTIONS
 from mbecguard.switches import SWITCHES
-from mbecguard.values.errors import Exit
+from mbecguard.values.errors import Exit, UserError
 from tests.unit.test_house import FLOORS
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +161,38 @@ def test_design_lists_what_a_capture_copies() -> None:
 def test_lines_are_not_too_long(document: Path) -> None:
     long = {number: len(line) for number, line in enumerate(document.read_text().splitlines(), 1) if len(line) > WIDTH}
     assert not long
+
+
+def command_lines(text: str) -> list[str]:
+    """What documents tell to type, without what a shell makes of the rest of the line."""
+    typed = re.findall(
+        r"(?:`|^    (?:# )?|; |&& |\| |sudo |ssh \w+ )(mbecguard(?:-host)? [^`\n#|<>;]+)", text, re.MULTILINE
+    )
+    return [line.strip() for line in typed if not re.match(r"mbecguard(-host)? (COMMAND|help)", line)]
+
+
+def wrong(line: str) -> str:
+    """What is wrong with a command line; a command by its name alone may want more."""
+    program, *words = shlex.split(line)
+    known = host_parser() if program == "mbecguard-host" else parser()
+    try:
+        known.parse_args([words[0], "--help"] if len(words) == 1 else words)
+    except SystemExit as end:
+        return f"status {end.code}" if end.code else ""
+    except UserError as error:
+        return error.message
+    return ""
+
+
+@each_document
+def test_commands_that_are_told_can_be_given(document: Path) -> None:
+    assert not {line: wrong(line) for line in command_lines(document.read_text()) if wrong(line)}
+
+
+@pytest.mark.parametrize("words", ["adit", "audit --html", "learn rite", "report --format pdf", "explain 1 2"])
+def test_commands_that_are_wrong_are_noticed(words: str) -> None:
+    (line,) = command_lines(f"\n    # mbecguard {words}  # why\n")
+    assert wrong(line)
 
 
 @each_document
