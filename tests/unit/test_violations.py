@@ -7,14 +7,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
 
 from mbecguard.guest.oops import Line
 from mbecguard.guest.process import process
+from mbecguard.host.simulated.host import SimulatedHost
 from mbecguard.service.daemon import Watch
 from mbecguard.service.violations import SINGLE, Violations
+from mbecguard.values.errors import die
 from mbecguard.values.events import Event, message
 from tests.servicebench import Boot
 from tests.unit.test_oops import recorded
@@ -174,6 +177,20 @@ def test_the_daemon_tells(tmp_path: Path) -> None:
     watch.look()
     watch.look()
     assert boot.events().count(Event.FETCHES_DENIED) == 1
+
+
+def test_a_guest_without_a_host_to_ask_reads_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deaf(_host: SimulatedHost) -> NoReturn:
+        die("the host does not answer", "")
+
+    boot, log = Boot(tmp_path), Log()
+    monkeypatch.setattr(SimulatedHost, "query", deaf)
+    watch = Watch(boot.session, boot.tell, Violations(log))
+    assert watch.look().startswith("open")
+    assert log.asked == 0
+    monkeypatch.undo()
+    watch.look()
+    assert log.asked == 1
 
 
 def test_who_a_process_is() -> None:

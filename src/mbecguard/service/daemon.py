@@ -88,7 +88,7 @@ class Watch:
         if basis != self._basis:
             self._judge(host_sealed=isinstance(answer, HostStatus) and answer.sealed)
             self._basis = None if self._suspected else basis
-        if self.violations:
+        if self.violations and isinstance(answer, HostStatus):  # else nothing is denied by anybody
             key = answer, stamps
             self.violations.look(self._denied(answer), self._say, probed=key != self._probed)
             self._probed = key
