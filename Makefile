@@ -110,6 +110,7 @@ lab-full: setup-lab $(KVM)
 	$(LAB) --guest systemd --host-kernel 6.12 --cpus 2 lock workload frozen
 	$(LAB) --guest systemd --host-kernel 6.12 --kernel 6.1 --cpus 2 lock workload frozen free-space
 	$(LAB) --guest systemd --cpus 2 kept switches refusals locked-down hosts-say-no fuzzed
+	$(LAB) --guest systemd witnessed replayed
 	$(LAB) --guest installed --cpus 2 service
 	$(LAB) --guest installed --cpus 2 troubles learned early soft-reboot reboots broken-boots wrong-plan host-off mbec-off
 	$(LAB) --kvm stock --guest installed unsupported

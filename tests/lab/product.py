@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import ModuleType
+
+import prometheus_client
 
 import mbecguard
 from tests.corpus import oracle
@@ -37,6 +40,7 @@ def tree(stack: Stack) -> dict[str, Node]:
     sources = {f"lab/agent/mbecguard/{path.relative_to(AGENT)}": path for path in sorted(AGENT.rglob("*.py"))}
     return {
         **{name: file(path.read_bytes()) for name, path in sources.items()},
+        **_library(prometheus_client),
         "lab/bin/mbecguard": script("guest/mbecguard"),
         "lab/product": script("guest/product"),
         "lab/agent/tests/corpus/oracle.py": file(Path(oracle.__file__).read_bytes()),
@@ -45,6 +49,13 @@ def tree(stack: Stack) -> dict[str, Node]:
         **{f"lab/bin/{name}": program((tools / name).read_bytes()) for name in ("shimtest", "shimfuzz")},
         "lab/vmlinuz": file(stack.guest().image.read_bytes()),
     }
+
+
+def _library(package: ModuleType) -> dict[str, Node]:
+    """One that no package of the guest has, beside the agent; in Python alone."""
+    folder = Path(str(package.__file__)).parent
+    sources = (path for path in sorted(folder.rglob("*.py")) if "__pycache__" not in path.parts)
+    return {f"lab/agent/{path.relative_to(folder.parent)}": file(path.read_bytes()) for path in sources}
 
 
 def products(stack: Stack) -> Path:

@@ -25,13 +25,14 @@ from . import (
     smm,
     text,
     trouble,
+    witnessed,
 )
 from .scenario import Scenario, Setting
 
 __all__ = ["SCENARIOS", "Scenario", "Setting", "by_setting", "find"]
 
 _HOST = (calls, faults, attacks, seals, processors, hostile, races, smm, settings, costs, trouble)
-_PRODUCT = (service, product, text, q35, boots)
+_PRODUCT = (service, product, text, q35, boots, witnessed)
 SCENARIOS: tuple[Scenario, ...] = tuple(row for table in (*_HOST, *_PRODUCT) for row in table.SCENARIOS)
 
 
