@@ -88,6 +88,18 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("INIT", "the boot processor sent back to the firmware", "shut down", "init"),
     Attack("restore", "the guest saved, and resumed by a host that does not know its map", "open, and told", "moved"),
     Attack("forged seal", "a page sealed by two requests, on a host that does not know the guest", "told", "extended"),
+    Attack(
+        "text byte",
+        "a byte of kernel text, or of a module's, changed by a mapping of one's own",
+        "found by `audit`",
+        "text",
+    ),
+    Attack(
+        "patch site",
+        "a jump to elsewhere, or new code behind an int3, where the kernel patches",
+        "found by `audit`",
+        "text",
+    ),
     Attack("late module", "insmod, by root", "EPERM", "frozen"),
     Attack("late module by data", "the same, switch and hold taken back by two writes", DIED, "free-space"),
     Attack("free space", "code in a page of a BPF pack that nobody uses", DIED, "free-space"),

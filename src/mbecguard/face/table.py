@@ -179,9 +179,10 @@ COMMANDS: tuple[Command, ...] = (
         "audit",
         commands.audit,
         "Compare this guest with what was sealed",
-        "It is surveyed again, by the policy of the seal, and each promise of it is looked at. The outcome is kept, "
-        "also a clean one, and announced in the journal. The exit status tells whether there is executable code "
-        "that the seal does not know.",
+        "It is surveyed again, by the policy of the seal, and each promise of it is looked at. The text of kernel and "
+        "modules is compared with their files, also where nothing is sealed: one look at one moment, to which whoever "
+        "is in the kernel can lie. The outcome is kept, also a clean one, and announced in the journal. The exit "
+        "status tells whether there is executable code that the seal does not know.",
         (
             ("mbecguard audit", "the running guest, as root"),
             ("mbecguard audit --format html -o audit.html", "as a page for whoever has to sign it"),

@@ -11,6 +11,7 @@ from functools import cached_property
 from mbecguard.values.errors import die
 from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PageRange
 
+_NAME, _BLANK, _BRACKET = 19, ord(" "), ord("]")  # where a name begins in a line, and what stands around it
 NAMED_DISTANCE = 1 << 30  #: bytes behind a symbol in which it still says something about an address
 KERNEL_HALF = 1 << 63  #: lowest address that can only be a kernel address, 4 or 5 levels of page tables
 
@@ -111,8 +112,9 @@ class Kallsyms:
 
         Sixteen digits, a blank, a letter, a blank, the name, as the kernel prints them; others are left out.
         """
-        lines = [line for line in self._data.split(b"\n") if line[16:17] == b" " == line[18:19]]
-        return [line for line in lines if b"\t" not in line], [line for line in lines if b"\t[" in line]
+        lines = [line for line in self._data.split(b"\n") if len(line) > _NAME and line[_NAME - 1] == _BLANK]
+        # Not `in`: of a piece of bytes it makes and drops an exception each time.
+        return [line for line in lines if line[-1] != _BRACKET], [line for line in lines if line[-1] == _BRACKET]
 
     def require_whole(self) -> None:
         """Die if the file ends before its time: what is missing could not be told from what is not there."""
