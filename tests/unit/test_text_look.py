@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import struct
 import zlib
@@ -20,7 +21,7 @@ from mbecguard.guest.tree import Tree
 from mbecguard.text import stored
 from mbecguard.text.look import TextLook, look
 from mbecguard.text.reference import Reference
-from mbecguard.text.stored import TextCache, load, packed
+from mbecguard.text.stored import Accepted, TextCache, load, packed
 from mbecguard.values.errors import UserError
 from tests import textmaker as made
 from tests.elfmaker import BUILD_ID, TEXT_VA, note, notes
@@ -268,3 +269,39 @@ def test_no_build_id_no_cache(tmp_path: Path) -> None:
     for build_id in ("", "../escape", "zz"):
         assert TextCache(tmp_path).get(build_id, kernel) == kernel()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_accepted_is_not_compared_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = looked(root, cache=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("mbecguard.text.look.changes", lambda *_: pytest.fail("compared again"))
+        assert looked(root, cache=tmp_path) == first
+
+
+def test_a_change_after_a_clean_look_is_found_and_not_accepted(root: Path, tmp_path: Path) -> None:
+    assert not looked(root, cache=tmp_path).spots
+    for _ in range(2):
+        assert looked(root, (made.FUNCTION, b"\xf4"), cache=tmp_path).spots
+    assert not looked(root, cache=tmp_path).spots
+
+
+def test_nothing_is_accepted_for_another_boot_or_by_others(root: Path, tmp_path: Path) -> None:
+    looked(root, cache=tmp_path)
+    accepted = tmp_path / "accepted.json"
+    memory = Memory({BASE: live(), MODULE: module_text()})
+    place = json.dumps(["", BUILD_ID.hex(), BASE, made.REPLACEMENT + MOVED])
+    found = live() + bytes(8)
+    assert Accepted(accepted).has("kernel", place, found)
+    assert not Accepted(accepted).has("kernel", place.replace('""', '"other"'), found)
+    accepted.chmod(0o666)
+    assert not Accepted(accepted).has("kernel", place, found)
+    accepted.write_text("{")
+    accepted.chmod(0o600)
+    assert not looked(root, memory=memory, cache=tmp_path).spots
+
+
+def test_what_nobody_can_tell_is_not_accepted(root: Path, tmp_path: Path) -> None:
+    lines = (root / "proc/kallsyms").read_text().splitlines(keepends=True)
+    (root / "proc/kallsyms").write_text("".join(line for line in lines if " outside" not in line))
+    for _ in range(2):
+        assert looked(root, cache=tmp_path).untold == 4

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from mbecguard.guest.images import Images
@@ -21,7 +23,7 @@ from mbecguard.text.kernel import read_kernel_text
 from mbecguard.text.module import read_module_text
 from mbecguard.text.reference import Reference
 from mbecguard.text.reference import Symbol as Needed
-from mbecguard.text.stored import TextCache
+from mbecguard.text.stored import Accepted, TextCache
 from mbecguard.text.symbols import Symbols
 from mbecguard.values.errors import UserError, die
 from mbecguard.values.facts import known
@@ -80,28 +82,41 @@ def look(
     if "stuffing" in known(guest.tree.fact(_STUFFED), "").lower():
         die("call depth tracking (retbleed=stuff) patches every call", "such text is not compared")
     note("text")
-    symbols = Symbols.of(kallsyms)
     with guest.memory.contents() as memory:
-        return _Looker(guest, kallsyms, symbols, memory, TextCache(cache_dir), note, sleep).look()
+        looker = _Looker(guest, kallsyms, memory, TextCache(cache_dir), Accepted.at(cache_dir), note, sleep)
+        found = looker.look()
+        looker.accepted.save()
+        return found
 
 
-@dataclass(slots=True)
+@dataclass
 class _Looker:
     guest: Guest
     kallsyms: Kallsyms
-    symbols: Symbols
     memory: Contents
     cache: TextCache
+    accepted: Accepted
     note: Note
     sleep: Callable[[float], None]
     found: _Findings = field(default_factory=_Findings)
-    targets: Targets = field(init=False)
-    probes: kprobes.Probes = field(init=False)
+
+    @cached_property
+    def symbols(self) -> Symbols:
+        """Sorted when the first of them is needed."""
+        return Symbols.of(self.kallsyms)
+
+    @cached_property
+    def targets(self) -> Targets:
+        """What patched text may lead to."""
+        return self.symbols.targets(self.memory)
+
+    @cached_property
+    def probes(self) -> kprobes.Probes:
+        """Where kprobes are."""
+        return kprobes.probes(self.guest.tree, self.symbols)
 
     def look(self) -> TextLook:
         """The kernel, then each module."""
-        self.targets = self.symbols.targets(self.memory)
-        self.probes = kprobes.probes(self.guest.tree, self.symbols)
         loaded = self._loaded()
         images = Images(self.guest, SectionCache(None, ""), set(loaded))
         self._kernel(images)
@@ -136,11 +151,11 @@ class _Looker:
 
         reference = self.cache.get(build_id, read)
         moved = self._text_va - reference.pieces[0].va
-        self._compare(KERNEL, reference, addresses_of(reference.pieces, moved), [moved])
+        self._compare(KERNEL, reference, addresses_of(reference.pieces, moved), lambda: [moved])
 
     @property
     def _text_va(self) -> int:
-        return self.symbols.address("_text") or die("/proc/kallsyms hides addresses", "read it as root")
+        return self.kallsyms.address("_text") or die("/proc/kallsyms hides addresses", "read it as root")
 
     def _module(self, name: str, images: Images) -> None:
         build_id = module_build_id(self.guest.tree, name)
@@ -156,10 +171,13 @@ class _Looker:
 
         reference = self.cache.get(build_id, read)
         addresses = [self._section(name, piece.name) for piece in reference.pieces]
-        outside = self.symbols.exported(needed.name for needed in reference.symbols if not needed.section)
-        values = [self._value(name, needed, outside) for needed in reference.symbols]
-        self._compare(name, reference, [va or die("its sections have no address") for va in addresses], values)
+        placed = [va or die("its sections have no address") for va in addresses]
+        self._compare(name, reference, placed, lambda: self._values(name, reference))
         self.found.modules += 1
+
+    def _values(self, name: str, reference: Reference) -> list[int | None]:
+        outside = self.symbols.exported(needed.name for needed in reference.symbols if not needed.section)
+        return [self._value(name, needed, outside) for needed in reference.symbols]
 
     def _section(self, module: str, name: str) -> int | None:
         text = self.guest.tree.text(f"sys/module/{module}/sections/{name}")
@@ -175,21 +193,28 @@ class _Looker:
         return section
 
     def _compare(
-        self, owner: str, reference: Reference, addresses: Sequence[int], values: Sequence[int | None]
+        self, owner: str, reference: Reference, addresses: Sequence[int], values: Callable[[], Sequence[int | None]]
     ) -> None:
-        expected = relocated(reference, addresses, values)
+        """`values` tells where the symbols are that the file needs; nobody asks for them if nothing has changed."""
+        self.found.bytes += sum(piece.bytes for piece in reference.pieces if piece.kept)
+        self.found.sites += sum(len(sites.where) for sites in reference.sites)
+        place = json.dumps([self.guest.boot_id, reference.build_id, *addresses])
+        if self.accepted.has(owner, place, self._read(owner, reference, addresses)):
+            return
+        expected = relocated(reference, addresses, values())
         lasting: dict[int, Change] | None = None
         for turn in range(LOOKS):
             if turn:
                 self.sleep(PAUSE)
-            blob = self.probes.taken_away(self._read(owner, reference, addresses), expected.blob, reference, addresses)
+            memory = self._read(owner, reference, addresses)
+            blob = self.probes.taken_away(memory, expected.blob, reference, addresses)
             text = Text(reference, expected, tuple(addresses), blob)
             now = {change.place: change for change in changes(text, self.targets)}
             lasting = now if lasting is None else {place: now[place] for place in lasting if place in now}
             if not lasting:
                 break
-        self.found.bytes += sum(piece.bytes for piece in reference.pieces if piece.kept)
-        self.found.sites += sum(len(sites.where) for sites in reference.sites)
+        if not lasting and not expected.untold:
+            self.accepted.add(owner, place, memory)
         self.found.untold += sum(length for _, length in expected.untold)
         self.found.spots += self._spots(owner, text, (lasting or {}).values())
 

@@ -9,6 +9,7 @@ than its owner, its checksum (zlib's) and the version of the agent that made it;
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import zlib
@@ -47,6 +48,43 @@ class TextCache:
                 replace_own(path, packed(reference))
                 _prune(path.parent)
         return reference
+
+
+class Accepted:
+    """Digests of text that was as it may be, and where: the same bytes in the same boot need no second look."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, str] = {}
+        self._learnt = False
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+            self._known = dict(json.loads(read_own(path, SIZE_LIMIT))) if path else {}
+
+    @classmethod
+    def at(cls, folder: Path | None) -> Accepted:
+        """Those of a cache; none are remembered if `folder` is None."""
+        return cls(folder / "accepted.json" if folder else None)
+
+    def has(self, owner: str, place: str, found: bytes) -> bool:
+        """Whether the text of an owner was accepted with these bytes there."""
+        return self._path is not None and self._known.get(owner) == _digest(place, found)
+
+    def add(self, owner: str, place: str, found: bytes) -> None:
+        """It is accepted."""
+        if self._path:
+            self._known[owner], self._learnt = _digest(place, found), True
+
+    def save(self) -> None:
+        """Keep what was learnt; a folder that cannot be written is no fault."""
+        if self._path and self._learnt:
+            with contextlib.suppress(OSError):
+                replace_own(self._path, json.dumps(self._known).encode())
+
+
+def _digest(place: str, found: bytes) -> str:
+    sha = hashlib.sha256(f"{SCHEMA} {__version__} {place}\n".encode())
+    sha.update(found)
+    return sha.hexdigest()
 
 
 def load(path: Path) -> Reference | None:
