@@ -19,12 +19,14 @@ NOP5 = bytes.fromhex("0f1f440000")
 
 
 def claim() -> str:
-    """The result of the claim, and each place that differs; or why nobody can tell."""
+    """The result of the claim, and each place that differs; or why nobody can tell. mbectest overwrites itself."""
     audit = json.loads(Path("/run/agent.out").read_text())
     (text,) = (one for one in audit["claims"] if one["id"] == "text-unchanged")
-    changed = [f"{spot['owner']} {spot['symbol']} {spot['site'] or 'outside'}" for spot in audit["changed"]]
-    more = changed or ([] if text["result"] == "pass" else [text["evidence"]])
-    return "; ".join([text["result"], *more[:8]])
+    spots = [spot for spot in audit["changed"] if spot["owner"] != "mbectest"]
+    changed = [f"{spot['owner']} {spot['symbol']} {spot['site'] or 'outside'}" for spot in spots]
+    if audit["changed"] and not changed:
+        return "pass"
+    return "; ".join([text["result"], *(changed or ([] if text["result"] == "pass" else [text["evidence"]]))[:8]])
 
 
 def size() -> str:
