@@ -8,7 +8,7 @@ from typing import Any
 
 from mbecguard.audit.locked import locked
 from mbecguard.audit.report import Audited, Dossier, Report
-from mbecguard.audit.value import Audit, Code, Result, Verdict
+from mbecguard.audit.value import Audit, Changed, Code, Result, Verdict
 from mbecguard.plan.planner import Plan
 from mbecguard.plan.policy import CodeKind
 from mbecguard.records.reasons import reason
@@ -17,6 +17,7 @@ from tests.plans import PLAN, TEXT_VA, make_audit, make_plan, make_record
 
 CODE = Code(0x32, 0x34, 0x32000, TEXT_VA, 2, CodeKind.BPF, "bpf", ".x", "a+0x1", writable=False, denied=True)
 STRANGE = replace(CODE, kind=None, owner="", section="", symbol="", writable=True)
+CHANGED = Changed("kernel", TEXT_VA + 0x40, "__x64_sys_kill+0x0", "", "f30f1efa", "e9fbffff")
 NASTY = "<script>alert(1)</script>\"'&\x1b[31m\n\x00\u202e\udc80\ufffd{{ 7 * 7 }}`x`"
 REPORT = Report(this_boot=True, digest="ab" * 32, record=make_record(), plan=PLAN)
 HISTORY = (Audited("2026-01-02T03:04:05+00:00", Verdict.PASS, "cd" * 32, "boot", 0),)
@@ -31,6 +32,7 @@ def drifted(count: int = 3) -> Audit:
     """An audit that found code of all kinds that the seal does not know."""
     bad = {"no-unknown-code", "no-writable-code"}
     audit = make_audit(new=(CODE,) * 2, unexplained=(STRANGE,) * count, stale=(CODE,), verdict=Verdict.FAIL, ok=False)
+    audit = replace(audit, changed=(CHANGED, replace(CHANGED, owner="xfs", site="static call")))
     claims = tuple(
         replace(one, result=Result.FAIL, running=False, action="`mbecguard explain ADDRESS` of each")
         if one.id in bad
@@ -46,6 +48,7 @@ def nasty() -> Dossier:
     plan = replace(PLAN, keep=tuple(replace(kept, owner=NASTY, section=NASTY) for kept in PLAN.keep))
     record = make_record(host=NASTY, frozen=(NASTY,), pins=(NASTY,))
     audit = make_audit(new=(code,), unexplained=(code,), stale=(code,), verdict=Verdict.FAIL)
+    audit = replace(audit, changed=(replace(CHANGED, owner=NASTY, symbol=NASTY),))
     assert audit.locked
     changes: dict[str, Any] = {
         "reasons": tuple(replace(why, text=NASTY, hint=NASTY) for why in audit.reasons),

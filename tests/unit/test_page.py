@@ -22,7 +22,7 @@ from mbecguard.reports.page import RANGES, page
 from mbecguard.reports.picture import CELLS, COLUMNS, picture, size
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.pages import LARGE_PAGES
-from tests.dossiers import CODE, DOSSIERS, whole
+from tests.dossiers import CHANGED, CODE, DOSSIERS, whole
 from tests.guestmaker import SCATTERED
 from tests.plans import PLAN, keep, keep_range, make_audit, make_plan, make_record
 
@@ -86,6 +86,14 @@ def test_the_verdict_comes_first_and_each_claim_is_there_the_worst_first() -> No
     assert sorted(ids) == sorted(claim.id for claim in claims)
     assert ids[0] == "cr-pinned"
     assert all(str(escape(one)) in text for one in audit.uncovered)
+
+
+def test_changed_text_is_an_exception_by_itself() -> None:
+    text = page(whole(make_audit(changed=(replace(CHANGED, site="static call"),))))
+    assert "None: every executable page" not in text
+    assert f'<th scope="row" class="mono">{CHANGED.va:#x}</th><td>kernel</td>' in text
+    assert f"{CHANGED.found}<br>no legal form of a static call" in text
+    assert "None: every executable page" in page(whole(make_audit()))
 
 
 def test_long_drift_is_cut_and_says_so() -> None:
