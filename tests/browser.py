@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -176,7 +177,7 @@ def axe() -> str:
 
 
 def _fetch_axe(into: Path) -> None:
-    run([".venv/bin/pip", "download", "--quiet", "--no-deps", "--dest", into, AXE])
+    run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", into, AXE])
     (wheel,) = into.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (into / "axe.min.js").write_bytes(archive.read("axe_playwright_python/axe.min.js"))
