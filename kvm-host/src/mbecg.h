@@ -9,6 +9,7 @@
 #include <linux/xarray.h>
 
 #include "mbecg_map.h"
+#include "mbecg_text.h"
 
 #define MBECG_LOG_SIZE	16
 
@@ -49,6 +50,7 @@ struct mbecg {
 	u64 violations;
 	struct mbecg_violation log[MBECG_LOG_SIZE];
 	struct ratelimit_state ratelimit;
+	struct mbecg_texts texts;
 };
 
 extern unsigned int mbecg_mode;
@@ -62,6 +64,11 @@ static __always_inline struct mbecg *to_mbecg(struct kvm *kvm)
 static __always_inline bool mbecg_active(struct kvm *kvm)
 {
 	return unlikely(rcu_access_pointer(to_mbecg(kvm)->map));
+}
+
+static __always_inline bool mbecg_has_text(struct kvm *kvm)
+{
+	return unlikely(READ_ONCE(to_mbecg(kvm)->texts.nr));
 }
 
 int mbecg_module_init(void);

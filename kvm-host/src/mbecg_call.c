@@ -186,6 +186,8 @@ unsigned long mbecg_hypercall(struct kvm_vcpu *vcpu, unsigned long nr, bool long
 		return pin(vcpu, a0, a1);
 	if (!enforceable(vcpu->kvm))
 		return -KVM_EOPNOTSUPP;
+	if (a0 && a1 == MBECG_TEXT_MAGIC)
+		return mbecg_text_add(vcpu, a0);
 	if (a0)
 		return protect(vcpu, a0);
 	return a1 - MBECG_QUERY_MAGIC < MBECG_WORDS ? mbecg_query(vcpu->kvm, a1 - MBECG_QUERY_MAGIC) : 0;

@@ -50,6 +50,7 @@ static int mbecg_show(struct seq_file *file, void *unused)
 	seq_printf(file, "refused %llu\n", (u64)atomic64_read(&vm->refused));
 	show_map(file, mbecg_map_locked(kvm));
 	show_log(file, vm);
+	mbecg_texts_show(file, &vm->texts);
 	return 0;
 }
 

@@ -37,4 +37,48 @@ static __always_inline bool mbecg_refuses_emulation(struct kvm_vcpu *vcpu, gpa_t
 	return mbecg_active(vcpu->kvm) && __mbecg_refuses_emulation(vcpu, gpa, va, exception);
 }
 
+/* Text objects, which SMM does not see. True: *r is what the caller returns. */
+static __always_inline bool mbecg_text_faultin(struct kvm *kvm, struct kvm_page_fault *fault,
+					       int *r)
+{
+	return mbecg_has_text(kvm) && __mbecg_text_faultin(kvm, fault, r);
+}
+
+static __always_inline int mbecg_text_level(struct kvm *kvm, const struct kvm_memory_slot *slot,
+					    gfn_t gfn, int level, bool *decided)
+{
+	*decided = false;
+	if (!mbecg_has_text(kvm) || slot->as_id)
+		return level;
+	return __mbecg_text_level(kvm, gfn, level, decided);
+}
+
+static __always_inline bool mbecg_text_store_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code,
+						   int *r)
+{
+	return error_code & PFERR_WRITE_MASK && mbecg_has_text(vcpu->kvm) &&
+	       __mbecg_text_store_fault(vcpu, gpa, error_code, r);
+}
+
+static __always_inline bool mbecg_text_read(struct kvm_vcpu *vcpu, gpa_t gpa, void *to, u32 size)
+{
+	return mbecg_has_text(vcpu->kvm) && __mbecg_text_read(vcpu, gpa, to, size);
+}
+
+static __always_inline bool mbecg_text_write(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t va,
+					     const void *value, u32 size,
+					     struct x86_exception *exception, int *r)
+{
+	return mbecg_has_text(vcpu->kvm) &&
+	       __mbecg_text_write(vcpu, gpa, va, value, size, exception, r);
+}
+
+static __always_inline bool mbecg_text_cmpxchg(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t va,
+					       const void *value, u32 size,
+					       struct x86_exception *exception)
+{
+	return mbecg_has_text(vcpu->kvm) &&
+	       __mbecg_text_cmpxchg(vcpu, gpa, va, value, size, exception);
+}
+
 #endif

@@ -40,6 +40,8 @@ u64 mbecg_query(struct kvm *kvm, u64 word)
 	struct mbecg *vm = to_mbecg(kvm);
 	const struct mbecg_map *map;
 
+	if (word >= MBECG_WORD_TEXT)
+		return mbecg_texts_word(kvm, word);
 	guard(rcu)();
 	map = mbecg_map_locked(kvm);
 	switch (word) {

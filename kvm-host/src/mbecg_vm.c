@@ -69,6 +69,7 @@ void mbecg_init_vm(struct kvm *kvm)
 	xa_init_flags(&vm->before_smm, XA_FLAGS_ACCOUNT);
 	ratelimit_state_init(&vm->ratelimit, 5 * HZ, 10);
 	vm->generation = get_random_u32();
+	mbecg_texts_init(&vm->texts);
 }
 
 void mbecg_destroy_vm(struct kvm *kvm)
@@ -79,6 +80,7 @@ void mbecg_destroy_vm(struct kvm *kvm)
 	xa_destroy(&vm->granted);
 	xa_destroy(&vm->storms);
 	xa_destroy(&vm->before_smm);
+	mbecg_texts_destroy(kvm);
 }
 
 const struct mbecg_map *mbecg_map_locked(struct kvm *kvm)
@@ -191,6 +193,10 @@ static struct mbecg_map *forget_locked(struct kvm *kvm)
 	struct mbecg *vm = to_mbecg(kvm);
 	struct mbecg_map *map = NULL;
 
+	if (mbecg_has_text(kvm)) {
+		guard(srcu)(&kvm->srcu);
+		mbecg_texts_forget(kvm);
+	}
 	if (mbecg_active(kvm)) {
 		guard(srcu)(&kvm->srcu);
 		map = mbecg_publish(kvm, NULL);

@@ -74,12 +74,12 @@ def test_an_empty_list_is_no_change(magic: int) -> None:
 
 def test_the_query_tells_the_state() -> None:
     host = Hypervisor(OPTIONS)
-    assert host.hypercall(PROTECT, 0, MAGIC) == 0x21C
+    assert host.hypercall(PROTECT, 0, MAGIC) == 0x31C
     ask(host, part(1, 2, R))
-    assert host.hypercall(PROTECT, 0, MAGIC) == 0x1_025C
+    assert host.hypercall(PROTECT, 0, MAGIC) == 0x1_035C
     ask(host, part(1, 2, X | IMM))
-    assert host.hypercall(PROTECT, 0, MAGIC) == 0x2_029C
-    assert Hypervisor(AUDIT).hypercall(PROTECT, 0, MAGIC) == 0x22C
+    assert host.hypercall(PROTECT, 0, MAGIC) == 0x2_039C
+    assert Hypervisor(AUDIT).hypercall(PROTECT, 0, MAGIC) == 0x32C
 
 
 def test_a_heki_host_has_no_query_but_enforces() -> None:

@@ -72,4 +72,4 @@ def test_a_file_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
 def test_a_record_has_it_with_the_kernel_and_the_host(bench: Bench) -> None:
     identity = bench.lock().identity
     assert (identity.boot_id, identity.agent) == (bench.boot_id, __version__)
-    assert (identity.release, identity.build_id, identity.host_abi) == ("6.12.0-test", "ab" * 20, 2)
+    assert (identity.release, identity.build_id, identity.host_abi) == ("6.12.0-test", "ab" * 20, 3)

@@ -63,6 +63,31 @@ def test_limits() -> None:
     assert f"{header['MAX_GRANTS']} pages are remembered as granted" in DOCUMENT
 
 
+def test_text_objects() -> None:
+    header = defines()
+    assert header["TEXT_MAGIC"] == wire.TEXT_MAGIC == int(row("TEXT_MAGIC")[0], 16)
+    limits = f"{header['TEXT_LIST_PAGES']} pages,\n{header['TEXT_PAGES']} page frames, 2^20 sites or targets"
+    assert limits in DOCUMENT
+    assert f"{header['TEXT_OBJECTS']} objects and {header['TEXT_PAGES']} page frames in all" in DOCUMENT
+
+
+def test_forms_of_patch_sites() -> None:
+    """Each form of the judge is in its kind's row, by the bytes that are given and where the rest leads."""
+    kinds = re.findall(r"MBECG_SITE_(\w+)(?: = 1)?,\t", (SOURCES / "mbecg_abi.h").read_text())
+    goals = {"SITE_TARGET": " to its target", "FUNCTION": " to a function", "FTRACE": " to one of `ftrace`"}
+    code = (SOURCES / "mbecg_judge.c").read_text()
+    forms = re.findall(r"\{ MBECG_SITE_(\w+), (\d), \d, 0x\w+, (\w+), \{ (.*?) \} \}", code)
+    assert len(forms) == code.count("{ MBECG_SITE_") > 10
+    rows = {
+        cells[:3:2]: cells[3] for cells in re.findall(r"^\| (\d) ([^|]*) \| (\d) \| (.*) \|$", DOCUMENT, re.MULTILINE)
+    }
+    assert len(rows) == len({form[:2] for form in forms})
+    for kind, length, goal, given in forms:
+        told = rows[str(kinds.index(kind) + 1), length].replace("`, `e9` to", "` to a function; `e9` to")
+        bytes_ = given.replace("0x", "").replace(",", "")
+        assert any(part.startswith(f"`{bytes_}`") and goals.get(goal, "") in part for part in told.split("; "))
+
+
 def test_list_page_layout() -> None:
     offsets = {field: int(at) for at, field in re.findall(r"^\| (\d+) \| `u64 (\w+)`", DOCUMENT, re.MULTILINE)}
     assert offsets == {"next": 0, "next_pa": 8, "npages": 16}

@@ -38,7 +38,8 @@ from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, P
 LOCK_CR_UPDATE = 13  #: hypercall: a0 = control register (0 or 4), a1 = bits to pin at 1
 PROTECT_MEMORY = 14  #: hypercall: a0 = GPA of the first list page
 QUERY_MAGIC = int.from_bytes(b"HEKIQERY", "little")
-ABI_VERSION = 2
+ABI_VERSION = 3
+TEXT_MAGIC = int.from_bytes(b"HEKITEXT", "little")  #: a1 of hypercall 14 that hands text over
 ENTRIES_PER_PAGE = 169
 
 UNLISTED = Permission.READ | Permission.WRITE | Permission.EXEC  #: of a page that no request has named
@@ -57,6 +58,10 @@ class Word(IntEnum):
     CR4 = 12
     LIST_PAGES = 13
     BOUNDARIES = 14
+    TEXT = 15  #: since version 3: whether the host takes text objects, and what it has
+    PATCHES = 16
+    BAD_STORES = 17
+    FOREIGN = 18
 
 
 CR0_WP, CR0_PG = 1 << 16, 1 << 31

@@ -107,6 +107,14 @@ int mbectest_verb_poke(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_overwrite(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_spot(const u64 *words, int count, char *text, size_t size);
 
+int mbectest_verb_store(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_store_cmpxchg(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_store_movs(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_store_avx(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_peek(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_wrmsr(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_dma(const u64 *words, int count, char *text, size_t size);
+
 int mbectest_verb_call_user(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_call_supervisor(const u64 *words, int count, char *text, size_t size);
 

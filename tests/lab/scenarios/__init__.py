@@ -23,6 +23,7 @@ from . import (
     service,
     settings,
     smm,
+    stores,
     text,
     trouble,
     witnessed,
@@ -31,7 +32,7 @@ from .scenario import Scenario, Setting
 
 __all__ = ["SCENARIOS", "Scenario", "Setting", "by_setting", "find"]
 
-_HOST = (calls, faults, attacks, seals, processors, hostile, races, smm, settings, costs, trouble)
+_HOST = (calls, faults, attacks, seals, processors, hostile, races, smm, stores, settings, costs, trouble)
 _PRODUCT = (service, product, text, q35, boots, witnessed)
 SCENARIOS: tuple[Scenario, ...] = tuple(row for table in (*_HOST, *_PRODUCT) for row in table.SCENARIOS)
 

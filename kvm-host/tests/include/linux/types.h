@@ -8,6 +8,7 @@
 
 typedef uint64_t u64;
 typedef uint32_t u32;
+typedef uint16_t u16;
 typedef uint8_t u8;
 struct rcu_head { void *unused[2]; };
 

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Text objects: who writes to kernel text that a guest has handed over, and what becomes of it."""
+
+from __future__ import annotations
+
+import re
+
+from ..layers import Host
+from .scenario import EFAULT, EINVAL, EPERM, Scenario, Setting, same
+
+#: Level text needs no MBEC: an unenforced host judges stores as any other.
+JUDGING = frozenset({Host.OURS, Host.UNENFORCED})
+REFUSED = "trap 14 cr2 target"
+ENFORCED, LOGGED = Setting(kvm="mbecguard_text=enforce"), Setting(kvm="mbecguard_text=log")
+
+#: A page of code as Linux makes it: a jump label that jumps over nothing, or to UD2.
+PAGE = """
+    panic_on_oops 0
+    page=$(t payload 0)
+    store() {
+        t store $((page + $1)) "$2" "${3:-1}"
+    }
+    # BYTE TAIL: as smp_text_poke_batch_finish() does it.
+    patch() {
+        echo "$(store 0 0xcc) $(store 1 "$2" 4) $(store 0 "$1")"
+    }
+    to_jump() { patch 0xe9 0x000001fb; }
+    to_nop() { patch 0x0f 0x0000441f; }
+    to_nop >/dev/null
+    store 5 0xc3 >/dev/null
+    store 0x200 0x0b0f 2 >/dev/null
+    # WRITER: whether what it writes at 0x400 of the page is there.
+    aimed() {
+        was=$(t peek $((page + 0x400)))
+        "$@" >/dev/null
+        sleep 1
+        [ "$was" = "$(t peek $((page + 0x400)))" ] && echo unchanged || echo changed
+    }
+    wallclock() { on 0 wrmsr 0x4b564d00 $((page + 0x400)); }
+    steal_time() {
+        own=$(on 0 wrmsr 0x4b564d03 $((page + 0x400 | 1)))
+        sleep 1
+        on 0 wrmsr 0x4b564d03 "$own"
+    }
+    clock() {
+        own=$(on 0 wrmsr 0x4b564d01 $((page + 0x400 | 1)))
+        on 0 wrmsr 0x4b564d01 "$own"
+    }
+    device() { t dma $((page + 0x400)); }
+"""
+BY_OTHERS = "wallclock steal_time clock device"
+
+
+def _by_others(when: str) -> str:
+    return "".join(f'fact {name}-{when} "$(aimed {name})"\n' for name in BY_OTHERS.split())
+
+
+def _seen(when: str, value: str) -> dict[str, str | re.Pattern[str]]:
+    return same(" ".join(f"{name}-{when}" for name in BY_OTHERS.split()), value)
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        "stores",
+        "text that is handed over takes the patches of its sites, and nothing else, from whomever",
+        PAGE
+        + f"""
+        if [ "$stage" = 2 ]; then
+            fact reset "$(($(word 15) >> 16 & 0xffff)) $(store 0x80 0x90) $(t payload_run 0)"
+            exit
+        fi
+        fact offered $(($(word 15) & 3))
+        fact before "$(t payload_run 0) $(to_jump) $(t payload_run 0) $(to_nop) $(t payload_run 0)"
+        fact store-before "$(store 0x80 0x90) $(t store_movs $((page + 0x88)) 16) $(t store_cmpxchg $((page + 0x98)))"
+        fact avx-before "$(t store_avx $((page + 0xa0)))"
+        {_by_others("before")}
+        store 0x400 0 8 >/dev/null
+        text_head "$page" $((page + 4096)) 0 1
+        text_site 0 0x200 1 5 0
+        fact add "$(send_text)"
+        fact again "$(send_text)"
+        fact holds "$(($(word 15) >> 2 & 3)) objects $(($(word 15) >> 16 & 0xffff)) pages $(($(word 15) >> 32))"
+        fact after "$(t payload_run 0) $(to_jump) $(t payload_run 0) $(to_nop) $(t payload_run 0)"
+        fact patches "$(word 16) $(word 17)"
+        fact store-after "$(store 0x80 0x91)"
+        fact beside "$(store 5 0x90)"
+        fact form-alone "$(store 0 0xe9)"
+        fact tail-alone "$(store 1 0x90)"
+        fact gadget "$(store 0 0xcc) $(store 1 0xc3e0220f 4) $(store 1 0xfb) $(store 2 0x22)" # mov cr4, rax; ret
+        fact back "$(store 1 0x1f) $(store 0 0x0f)"
+        fact movs "$(t store_movs $((page + 0x88)) 16)"
+        fact over-end "$(t store_movs $((page - 8)) 16)"
+        fact cmpxchg "$(t store_cmpxchg $((page + 0x98)))"
+        fact avx "$(t store_avx $((page + 0xa0)))"
+        fact foreign-before "$(word 18)"
+        {_by_others("after")}
+        fact foreign "$(word 18)"
+        fact neighbour "$(t store $(($(t payload 1) + 0x80)) 0x90 1) $(t payload_run 1)"
+        fact counted "$(word 17)"
+        fact seen "$(host run "grep -c ^bad-store /sys/kernel/debug/kvm/*/mbecguard")"
+        fact alive "$(t payload_run 0) $(t run 0)"
+        reset
+        """,
+        {
+            "offered": "2",
+            "before": "ran stored stored stored died stored stored stored ran",
+            "store-before": "stored ran ran",
+            "avx-before": re.compile("ran|no AVX"),
+            **_seen("before", "changed"),
+            "add": "0",
+            "again": EPERM,
+            "holds": "2 objects 1 pages 1",
+            "after": "ran stored stored stored died stored stored stored ran",
+            "patches": "6 0",
+            "store-after": REFUSED,
+            **same("beside form-alone tail-alone", REFUSED),
+            "gadget": f"stored {REFUSED} stored {REFUSED}",
+            "back": "stored stored",
+            **same("movs over-end cmpxchg", "died"),
+            "avx": re.compile("died|no AVX"),
+            "foreign-before": "0",
+            **_seen("after", "unchanged"),
+            "foreign": "1",
+            "neighbour": "stored ran",
+            "counted": re.compile("[1-9][0-9]*"),
+            "seen": re.compile("[1-9][0-9]* *"),
+            "alive": "ran ran",
+            "reset": "0 stored ran",
+        },
+        JUDGING,
+        setting=ENFORCED,
+    ),
+    Scenario(
+        "stores-log",
+        "where the host only logs, an illegal store is counted and done; what others write changes nothing even so",
+        PAGE
+        + f"""
+        text_head "$page" $((page + 4096)) 0
+        fact add "$(send_text)"
+        fact holds "$(($(word 15) & 3)) $(($(word 15) >> 2 & 3))"
+        fact store "$(store 0x80 0x91) $(word 16) $(word 17)"
+        fact patch "$(to_jump) $(t payload_run 0)"
+        fact cmpxchg "$(t store_cmpxchg $((page + 0x98)))"
+        {_by_others("after")}
+        """,
+        {
+            "add": "0",
+            "holds": "1 1",
+            "store": "stored 0 1",
+            "patch": "stored stored stored died",
+            "cmpxchg": "died",
+            **_seen("after", "unchanged"),
+        },
+        JUDGING,
+        slow=True,
+        setting=LOGGED,
+    ),
+    Scenario(
+        "stores-malformed",
+        "lists of text that break the contract get its errors, and nothing is taken",
+        """
+        page=$(t payload 0) end=$(($(t payload 0) + 4096))
+        fresh() {
+            text_head "$page" "$end" 0 1
+            text_site 0 0x200 1 5 0
+        }
+        # NAME PAGE WORD VALUE
+        wrong() {
+            fresh
+            t set "$2" "$3" "$4"
+            fact "$1" "$(send_text)"
+        }
+        wrong unaligned 0 4 $((page + 8))
+        wrong empty 0 5 "$page"
+        wrong huge-range 0 5 $((page + (32769 << 12)))
+        wrong beyond 0 4 0xfffffffffffff000
+        wrong flags 0 8 2
+        wrong unused 0 8 $((1 << 32))
+        wrong part 0 3 $((9 | 1 << 32))
+        wrong two-heads 0 3 $((1 | 2 << 32))
+        wrong entries 0 2 1
+        wrong too-many 0 6 $((2 << 20))
+        wrong fewer 0 6 2
+        wrong more 0 6 0
+        wrong nr 1 3 $((2 | 1000 << 32))
+        wrong kind 1 5 $(((9 << 4 | 5) << 16))
+        wrong length 1 5 $(((1 << 4 | 4) << 16))
+        wrong site-flags 1 5 $(((1 << 4 | 5) << 16 | 2 << 24))
+        wrong outside 1 4 4093
+        wrong far 1 5 $(((1 << 4 | 2) << 16))
+        wrong link 0 1 8
+        wrong hole 0 1 $HOLE
+        wrong loop 0 1 "$(t page 0)"
+        fact denied "$(protect "$page" $RW) $(fresh; send_text) $(protect "$page" $RWX)"
+        fact nothing "$(($(word 15) >> 16)) $(t store $((page + 0x80)) 0x90 1)"
+        fact good "$(fresh; send_text)"
+        """,
+        {
+            **same("unaligned empty beyond flags unused part two-heads entries fewer more nr kind length", EINVAL),
+            **same("site-flags outside far link loop", EINVAL),
+            **same("huge-range too-many", "-7"),
+            "hole": EFAULT,
+            "denied": f"0 {EINVAL} 0",
+            "nothing": "0 stored",
+            "good": "0",
+        },
+        JUDGING,
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-malformed"),
+    ),
+    Scenario(
+        "stores-race",
+        "a kernel's whole text is handed over while another CPU patches it, and while dirty pages are logged",
+        """
+        mount -t tracefs none /sys/kernel/tracing
+        pa=$(t pa "0x$(sed -n 's/ [tT] _text$//p' /proc/kallsyms)")
+        end=$(t pa "0x$(sed -n 's/ [tT] _etext$//p' /proc/kallsyms)")
+        (while [ ! -e /run/stop ]; do
+            echo 1 >/sys/kernel/tracing/events/sched/enable
+            echo 0 >/sys/kernel/tracing/events/sched/enable
+            echo x >>/run/rounds
+        done) &
+        sleep 2
+        rounds=$(grep -c x /run/rounds)
+        dmesg -c >/dev/null
+        text_head "$pa" $(((end + 4095) & ~4095)) 0
+        fact add "$(send_text)"
+        sleep 3
+        fact patched "$([ "$(word 17)" -gt 1000 ] && echo yes)"
+        monitor 'migrate_set_parameter max-bandwidth 20k'
+        monitor 'migrate -d "exec:cat >/dev/null"'
+        sleep 4
+        before=$(word 17)
+        sleep 2
+        fact logged "$([ "$(word 17)" -gt "$before" ] && echo yes)"
+        monitor migrate_cancel
+        sleep 2
+        : >/run/stop
+        wait
+        fact rounds "$([ "$(grep -c x /run/rounds)" -gt "$rounds" ] && echo more)"
+        fact foreign "$(word 18)"
+        fact chunks "$(host run "sed -n 's/^text .* chunks //p' /sys/kernel/debug/kvm/*/mbecguard")"
+        fact complaints "$(dmesg | grep -c -E 'BUG:|WARNING:|Oops' || true)"
+        fact alive "$(t run 0) $(cycle)"
+        """,
+        {
+            "add": "0",
+            **same("patched logged", "yes"),
+            "rounds": "more",
+            "foreign": "0",
+            "chunks": re.compile("[1-9] *"),
+            "complaints": "0",
+            "alive": "ran 1",
+        },
+        JUDGING,
+        slow=True,
+        cpus=2,
+        setting=Setting(kvm="mbecguard_text=log", own_guest="stores-race"),
+    ),
+    Scenario(
+        "stores-refused",
+        "a patch of Linux's own that the host refuses ends its task and later patches, and the host tells where",
+        """
+        panic_on_oops 0
+        mount -t tracefs none /sys/kernel/tracing
+        pa=$(t pa "0x$(sed -n 's/ [tT] _text$//p' /proc/kallsyms)")
+        text_head "$pa" $((pa + 0x800000)) 0
+        fact add "$(send_text)"
+        (echo 1 >/sys/kernel/tracing/events/sched/sched_switch/enable; echo armed >/run/armed) &
+        sleep 4
+        fact armed "$(cat /run/armed 2>/dev/null || echo nothing)"
+        fact oops "$(dmesg | grep -c -E 'RIP: 0010:.*(memcpy|text_poke)')"
+        fact counted "$(word 17)"
+        fact told "$(host run "grep -c '^bad-store unlisted gpa' /sys/kernel/debug/kvm/*/mbecguard")"
+        fact alive "$(t run 0) $(usertool run 0)"
+        """,
+        {
+            "add": "0",
+            "armed": "nothing",
+            "oops": re.compile("[1-9]"),
+            "counted": "1",
+            "told": re.compile("1 *"),
+            "alive": "ran ran",
+        },
+        JUDGING,
+        slow=True,
+        cpus=2,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-refused"),
+    ),
+)
