@@ -11,7 +11,6 @@
 #include <linux/vmalloc.h>
 #include <asm/asm.h>
 #include <asm/fpu/api.h>
-#include <asm/msr.h>
 #include <asm/traps.h>
 
 #include "mbectest.h"
@@ -77,7 +76,8 @@ int mbectest_verb_store(const u64 *words, int count, char *text, size_t size)
 		return scnprintf(text, size, "stored");
 	if (trap != X86_TRAP_PF)
 		return scnprintf(text, size, "trap %d", trap);
-	return scnprintf(text, size, "trap %d cr2 %s", trap, cr2 == (unsigned long)at ? "target" : "other");
+	return scnprintf(text, size, "trap %d cr2 %s", trap,
+			 cr2 == (unsigned long)at ? "target" : "other");
 }
 
 static u8 *victim;
@@ -103,7 +103,8 @@ static void movs_there(void)
 static void avx_there(void)
 {
 	kernel_fpu_begin();
-	asm volatile("vpcmpeqd %%ymm0, %%ymm0, %%ymm0; vmovdqu %%ymm0, (%0)" : : "r" (victim) : "memory");
+	asm volatile("vpcmpeqd %%ymm0, %%ymm0, %%ymm0\n\t"
+		     "vmovdqu %%ymm0, (%0)" : : "r" (victim) : "memory");
 	kernel_fpu_end();
 }
 
@@ -152,12 +153,36 @@ int mbectest_verb_peek(const u64 *words, int count, char *text, size_t size)
 	return r;
 }
 
+/* The kernel's own words for it have changed their names. */
+static u64 read_msr(u32 msr)
+{
+	u32 low, high;
+
+	asm volatile("rdmsr" : "=a" (low), "=d" (high) : "c" (msr));
+	return low | (u64)high << 32;
+}
+
+static bool write_msr(u32 msr, u64 value)
+{
+	long low = (u32)value;
+	int trapped = 1;
+
+	asm volatile("1: wrmsr\n\t"
+		     "xor %[trapped], %[trapped]\n"
+		     "2:\n"
+		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_FAULT)
+		     : "+a" (low), [trapped] "+r" (trapped)
+		     : "c" (msr), "d" ((u32)(value >> 32))
+		     : "memory", "cc");
+	return !trapped;
+}
+
 /* MSR VALUE: what was there. */
 int mbectest_verb_wrmsr(const u64 *words, int count, char *text, size_t size)
 {
-	u64 before = native_read_msr(words[0]);
+	u64 before = read_msr(words[0]);
 
-	return wrmsrl_safe(words[0], words[1]) ?: scnprintf(text, size, "%#llx", before);
+	return write_msr(words[0], words[1]) ? scnprintf(text, size, "%#llx", before) : -EIO;
 }
 
 /* PA: the VMM copies the four bytes of its signature there, as a device does. */
