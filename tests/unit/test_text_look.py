@@ -168,6 +168,17 @@ def test_an_optimised_kprobe(root: Path) -> None:
     assert looked(root, (place, made.near("e9", place, 0x180000))).spots
 
 
+def test_trampolines_of_one_name_are_all_legal(root: Path) -> None:
+    """ftrace has one for each tracer, and calls them all the same."""
+    places = [0x100000, 0x102000, 0x104000]
+    calls = [made.near("e8", made.ENTRY, place) for place in places]
+    assert all(looked(root, (made.ENTRY, call)).spots for call in calls)
+    with (root / "proc/kallsyms").open("a") as file:
+        for place in places:
+            file.write(f"{BASE + place:016x} t ftrace_trampoline\t[__builtin__ftrace]\n")
+    assert not any(looked(root, (made.ENTRY, call)).spots for call in calls)
+
+
 def test_memory_that_nobody_can_read(root: Path) -> None:
     guest = Guest(Tree(root), Source(None), (root / "boot/vmlinuz",), (), live=True)
     with pytest.raises(UserError, match="/proc/kcore does not exist"):

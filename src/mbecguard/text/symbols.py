@@ -15,6 +15,7 @@ from mbecguard.text.forms import Targets
 _TRACERS = ("ftrace_caller", "ftrace_regs_caller", "__fentry__")
 _TRACER_TAG, _BPF_TAG, _BPF_TRAMPOLINE = b"__builtin__ftrace", b"bpf", b"bpf_trampoline_"
 _SLOTS = b"__builtin__kprobes"
+_MADE = frozenset((_TRACER_TAG, _BPF_TAG, _SLOTS))
 _CODE, _LOWER = b"tTwW", ord("a")
 #: arch/x86/lib/retpoline.S: __x86_return_thunk, its_return_thunk, srso_return_thunk and others.
 _RETURN_THUNK = b"return_thunk"
@@ -32,6 +33,7 @@ class Symbols:
     tagged: Mapping[tuple[bytes, bytes], bytes]  #: by module and name
     functions: frozenset[bytes]  #: where code begins that has a name
     exporters: Mapping[bytes, bytes]  #: which module exports a name
+    made: tuple[tuple[bytes, bytes, bytes], ...]  #: code that the kernel makes: digits, name, tag; many share a name
 
     @classmethod
     def of(cls, kallsyms: Kallsyms) -> Symbols:
@@ -44,6 +46,7 @@ class Symbols:
             {(tag, name): digits for digits, name, tag in tagged},
             frozenset([line[:16] for line in (*own, *others) if line[17] in _CODE]),
             {name[len(_EXPORTED) :]: tag for _, name, tag in tagged if name.startswith(_EXPORTED)},
+            tuple((digits, name, tag) for digits, name, tag in tagged if tag in _MADE),
         )
 
     def address(self, name: str) -> int | None:
@@ -71,13 +74,13 @@ class Symbols:
 
     def slots(self) -> frozenset[int]:
         """Pages of optimised kprobes."""
-        return frozenset(int(digits, 16) for (tag, _), digits in self.tagged.items() if tag == _SLOTS)
+        return frozenset(int(digits, 16) for digits, _, tag in self.made if tag == _SLOTS)
 
     def _tracers(self) -> frozenset[int]:
         """Trampolines of ftrace, of BPF, and the kernel's own."""
         made = (
             digits
-            for (tag, name), digits in self.tagged.items()
+            for digits, name, tag in self.made
             if tag == _TRACER_TAG or (tag == _BPF_TAG and name.startswith(_BPF_TRAMPOLINE))
         )
         own = (va for name in _TRACERS if (va := self.address(name)))
