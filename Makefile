@@ -97,6 +97,7 @@ LAB := $(BIN)/python -m tests.lab run --limit 3000
 lab-full: setup-lab $(KVM)
 	$(LAB) --cpus 2 start-smep start-boot-cpu churn resets init without-ept smm-open late-vmxe moved moved-away old-mmu hugetlb
 	$(LAB) --cpus 2 stores-log stores-malformed stores-race stores-refused
+	$(LAB) --limit 9000 --kvm unenforced flood
 	$(LAB) --cpus 2 crowd crowd-reset tempest --host-cmdline "slub_debug=FZPU page_poison=1 preempt=full"
 	$(LAB) smm-unlocked smm-enter s3-register eptad-off
 	$(LAB) --host-debug --cpus 2

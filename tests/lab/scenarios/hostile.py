@@ -63,6 +63,25 @@ SCENARIOS: tuple[Scenario, ...] = (
         slow=True,
     ),
     Scenario(
+        "flood",
+        "100 000 requests that change a small map leave the host's memory where it was",
+        """
+        refused=0
+        before=$(free_memory)
+        for round in $(seq 200); do
+            refused=$((refused + $(t churn 500 $HOLE $RW)))
+            host run true >/dev/null
+        done
+        grown=$(((before - $(free_memory)) / 1024))
+        fact grown-mib $grown
+        fact bounded "$refused $([ $grown -lt 8 ] && echo yes)"
+        fact emptied "$(protect $HOLE $RWX) $(guarded boundaries)"
+        """,
+        {"bounded": "0 yes", "emptied": "0 0"},
+        frozenset({Host.OURS, Host.UNENFORCED}),
+        slow=True,
+    ),
+    Scenario(
         "storm",
         "a guest that denies its own page-fault handler is shut down after a bounded number of faults",
         """
