@@ -149,8 +149,8 @@ static bool executable(struct kvm *kvm, const struct mbecg_text *text)
 	       !mbecg_map_denies(map, text->start);
 }
 
-/* All who want to use the text wait from here on. */
-static int publish(struct kvm *kvm, struct mbecg_text *text)
+/* All who want to use the text wait from here on. @resets: the next one frees it. */
+static int publish(struct kvm *kvm, struct mbecg_text *text, u64 *resets)
 {
 	struct mbecg_texts *texts = texts_of(kvm);
 	int r;
@@ -168,6 +168,7 @@ static int publish(struct kvm *kvm, struct mbecg_text *text)
 	WRITE_ONCE(texts->nr, texts->nr + 1);
 	texts->nr_log += text->logs;
 	texts->pages += text->end - text->start;
+	*resets = texts->resets;
 	kvm_zap_gfn_range(kvm, text->start, text->end);
 	kvm_flush_remote_tlbs(kvm);
 	return 0;
@@ -232,13 +233,13 @@ static u64 count_odd(const struct mbecg_text *text)
 }
 
 /* Unless a reset came in between: fill the pages, and let the guest have them. */
-static int settle(struct kvm_vcpu *vcpu, struct mbecg_text *text)
+static int settle(struct kvm_vcpu *vcpu, struct mbecg_text *text, u64 resets)
 {
 	struct kvm *kvm = vcpu->kvm;
 	int r;
 
 	guard(mutex)(&to_mbecg(kvm)->lock);
-	if (mbecg_text_at(kvm, text->start) != text)
+	if (texts_of(kvm)->resets != resets)
 		return -EFAULT;
 	r = copy_text(vcpu, text);
 	if (r) {
@@ -263,6 +264,7 @@ static bool possible(struct kvm_vcpu *vcpu)
 long mbecg_text_add(struct kvm_vcpu *vcpu, gpa_t gpa)
 {
 	struct mbecg_text *text;
+	u64 resets;
 	int r;
 
 	if (!possible(vcpu))
@@ -274,13 +276,13 @@ long mbecg_text_add(struct kvm_vcpu *vcpu, gpa_t gpa)
 	if (!r)
 		r = alloc_pages_of(text);
 	if (!r)
-		r = publish(vcpu->kvm, text);
+		r = publish(vcpu->kvm, text, &resets);
 	if (r) {
 		free_text(text);
 		return r;
 	}
 	wait_for_emulations(vcpu);
-	return settle(vcpu, text);
+	return settle(vcpu, text, resets);
 }
 
 void mbecg_texts_init(struct mbecg_texts *texts)
@@ -299,6 +301,7 @@ void mbecg_texts_forget(struct kvm *kvm)
 	lockdep_assert_held(&to_mbecg(kvm)->lock);
 	mt_for_each(&texts->by_gfn, text, index, ULONG_MAX)
 		forget_text(kvm, text);
+	texts->resets++;
 	guard(mutex)(&texts->lock);
 	memset(texts->stores, 0, sizeof(texts->stores));
 	texts->odd = 0;
@@ -325,8 +328,10 @@ u64 mbecg_texts_foreign(struct kvm *kvm)
 	unsigned long index = 0;
 	u64 nr = 0, i;
 
+	if (!page)
+		return texts_of(kvm)->pages;
 	mt_for_each(&texts_of(kvm)->by_gfn, text, index, ULONG_MAX) {
-		for (i = 0; page && mbecg_text_settled(text) && i < text->end - text->start; i++) {
+		for (i = 0; mbecg_text_settled(text) && i < text->end - text->start; i++) {
 			nr += kvm_read_guest_page(kvm, text->start + i, page, 0, PAGE_SIZE) ||
 			      memcmp(page, page_address(text->pages[i]), PAGE_SIZE);
 			cond_resched();

@@ -41,9 +41,10 @@ struct mbecg_text {
 /* All of a VM's. */
 struct mbecg_texts {
 	struct maple_tree by_gfn;	/* writers: the VM's lock; readers: that, or kvm->srcu */
-	unsigned int nr;		/* these three: the VM's lock */
+	unsigned int nr;		/* these four: the VM's lock */
 	unsigned int nr_log;
 	u64 pages;
+	u64 resets;			/* that have taken texts away */
 	struct mutex lock;		/* the text itself, and what follows; innermost */
 	u64 stores[MBECG_REASONS];
 	u64 odd;			/* sites that stood in no form when their text came */
