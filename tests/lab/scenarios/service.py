@@ -76,6 +76,7 @@ SERVES = Scenario(
     {INSTALLED}
     systemctl restart systemd-modules-load.service
     keep_start_page
+    leave_text
     # shellcheck disable=SC2086
     fact started "$(works systemctl start $SERVICE) $(works systemctl start mbecguard-confirm.service)"
     {FOUND_LOCKED}
