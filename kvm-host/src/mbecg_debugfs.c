@@ -49,8 +49,8 @@ static int mbecg_show(struct seq_file *file, void *unused)
 	seq_printf(file, "granted %d\n", atomic_read(&vm->nr_granted));
 	seq_printf(file, "refused %llu\n", (u64)atomic64_read(&vm->refused));
 	show_map(file, mbecg_map_locked(kvm));
-	show_log(file, vm);
 	mbecg_texts_show(file, &vm->texts);
+	show_log(file, vm);
 	return 0;
 }
 

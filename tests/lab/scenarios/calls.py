@@ -144,7 +144,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         pa=$(t canary 3)
         fact version $(($(query) >> 8 & 255))
         fact empty "$(map_digest)"
-        fact limits "$(word 13) $(word 14) $(word 15) $(word 256)"
+        fact limits "$(word 13) $(word 14) $(word 19) $(word 256)"
         t wipe
         t entry 0 "$pa" $((pa + 4096)) $RW
         t entry 0 $HOLE $((HOLE + 0x200000)) $((RW | IMMUTABLE))
@@ -158,7 +158,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact pinned "$(t hypercall 13 0 $WP) $(($(word 11) & WP))"
         """,
         {
-            "version": "2",
+            "version": "3",
             "empty": hashlib.sha256(b"").hexdigest(),
             "limits": "32 16384 0 0",
             "sent": "0",
