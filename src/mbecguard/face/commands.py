@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from mbecguard.audit.report import Dossier
 from mbecguard.face import code_text
@@ -109,10 +110,8 @@ def report(options: argparse.Namespace, session: Session) -> Exit:
 
 
 def metrics(options: argparse.Namespace, session: Session) -> Exit:
-    try:
+    with _reports("metrics"):
         from mbecguard.reports.metrics import metrics
-    except ModuleNotFoundError as error:
-        _lacking("metrics", error)
     Output.of(options).write(metrics(session.measured()), mode=0o644)  # who scrapes is not root
     return Exit.OK
 
@@ -121,15 +120,18 @@ def _page(options: argparse.Namespace) -> Callable[[Dossier], str] | None:
     """What makes a page, if one is wanted; dies if it is not installed, before anything is done."""
     if options.format != "html":
         return None
-    try:
+    with _reports("a page"):
         from mbecguard.reports.page import page
-    except ModuleNotFoundError as error:
-        _lacking("a page", error)
     return page
 
 
-def _lacking(what: str, error: ModuleNotFoundError) -> NoReturn:
-    die(f"{what} cannot be made: {error.name} is not installed", "install the package mbecguard-report")
+@contextmanager
+def _reports(what: str) -> Iterator[None]:
+    """Around an import of what the package mbecguard-report brings."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        die(f"{what} cannot be made: {error.name} is not installed", "install the package mbecguard-report")
 
 
 def explain(options: argparse.Namespace, session: Session) -> Exit:
@@ -184,10 +186,8 @@ def fleet(options: argparse.Namespace, _session: Session) -> Exit:
 def _fleet_page(options: argparse.Namespace) -> Callable[[Fleet], str] | None:
     if options.format != "html":
         return None
-    try:
+    with _reports("a page"):
         from mbecguard.reports.fleet_page import page
-    except ModuleNotFoundError as error:
-        _lacking("a page", error)
     return page
 
 
