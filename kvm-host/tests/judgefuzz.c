@@ -5,20 +5,17 @@
  * stores are steps of a patch. judgefuzz SEED STORES
  */
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "mbecg_judge.h"
+
+#define ROUND	"store"
+#include "fuzz.h"
 
 #define SIZE		4096U
 #define MAX_SITES	24
 #define MAX_TARGETS	6
 #define MAX_FORMS	(MAX_TARGETS * 16 + 8)
-#define CHECK(condition) \
-	do { if (!(condition)) fail(#condition, __LINE__); } while (0)
-
-static u64 state, store_nr;
 
 struct text {
 	u8 bytes[SIZE + 8];
@@ -26,21 +23,6 @@ struct text {
 	u32 targets[MAX_TARGETS];
 	struct mbecg_table table;
 };
-
-static void fail(const char *what, int line)
-{
-	fprintf(stderr, "store %llu, line %d: %s\n", (unsigned long long)store_nr, line, what);
-	exit(1);
-}
-
-/* xorshift64 */
-static u64 below(u64 limit)
-{
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return (state >> 11) % limit;
-}
 
 static const struct { u8 kind, length; } shapes[] = {
 	{ MBECG_SITE_JUMP, 2 }, { MBECG_SITE_JUMP, 5 }, { MBECG_SITE_CALL, 5 },
@@ -212,7 +194,7 @@ static u64 one_text(u64 *accepted)
 	u64 i;
 
 	new_text(&text);
-	for (i = 0; i < 200; i++, store_nr++) {
+	for (i = 0; i < 200; i++, round_nr++) {
 		u8 value[8];
 		u32 size, offset = random_store(&text, value, &size);
 		const struct mbecg_site *site = mbecg_site_at(&text.table, offset);
@@ -272,9 +254,9 @@ int main(int argc, char **argv)
 	state = strtoull(argv[1], NULL, 10) * 0x9e3779b97f4a7c15ULL | 1;
 	stores = strtoull(argv[2], NULL, 10);
 	check_tables();
-	while (store_nr < stores)
+	while (round_nr < stores)
 		one_text(accepted);
-	printf("stores %llu int3 %llu tail %llu form %llu\n", (unsigned long long)store_nr,
+	printf("stores %llu int3 %llu tail %llu form %llu\n", (unsigned long long)round_nr,
 	       (unsigned long long)accepted[MBECG_INT3], (unsigned long long)accepted[MBECG_TAIL],
 	       (unsigned long long)accepted[MBECG_FORM]);
 	return 0;

@@ -4,37 +4,19 @@
  * must agree on everything. mapfuzz SEED REQUESTS
  */
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "mbecg_map.h"
 
+#define ROUND	"request"
+#include "fuzz.h"
+
 #define PAGES		192ULL
 #define MAX_RANGES	24
-#define CHECK(condition) \
-	do { if (!(condition)) fail(#condition, __LINE__); } while (0)
-
-static u64 state, request_nr;
 
 struct model {
 	unsigned char attr[PAGES];
 };
-
-static void fail(const char *what, int line)
-{
-	fprintf(stderr, "request %llu, line %d: %s\n", (unsigned long long)request_nr, line, what);
-	exit(1);
-}
-
-/* xorshift64 */
-static u64 below(u64 limit)
-{
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return (state >> 11) % limit;
-}
 
 static struct mbecg_range random_range(const struct model *model, bool immutable)
 {
@@ -168,7 +150,7 @@ static u64 one_vm(void)
 	u32 i;
 
 	memset(model.attr, MBECG_RWX, sizeof(model.attr));
-	for (i = 0; i < 8; i++, request_nr++)
+	for (i = 0; i < 8; i++, round_nr++)
 		granted += one_request(&published, &model);
 	free(published);
 	return granted;
@@ -228,9 +210,9 @@ int main(int argc, char **argv)
 	requests = strtoull(argv[2], NULL, 10);
 	check_bound();
 	check_lists();
-	while (request_nr < requests)
+	while (round_nr < requests)
 		granted += one_vm();
-	printf("requests %llu granted %llu\n", (unsigned long long)request_nr,
+	printf("requests %llu granted %llu\n", (unsigned long long)round_nr,
 	       (unsigned long long)granted);
 	return 0;
 }
