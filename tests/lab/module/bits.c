@@ -13,16 +13,16 @@
 
 #define BITS	32
 
-static u64 read_efer(void)
+u64 mbectest_read_msr(u32 msr)
 {
 	u32 low, high;
 
-	asm volatile("rdmsr" : "=a" (low), "=d" (high) : "c" (MSR_EFER));
+	asm volatile("rdmsr" : "=a" (low), "=d" (high) : "c" (msr));
 	return (u64)high << 32 | low;
 }
 
-/* The trap that the write gets, or -1. */
-static int try_efer(u64 value)
+/* The trap that the write gets, or -1. The kernel's own words for it have changed their names. */
+int mbectest_try_msr(u32 msr, u64 value)
 {
 	long trap = (u32)value;
 	int trapped = 1;
@@ -32,18 +32,18 @@ static int try_efer(u64 value)
 		     "2:\n"
 		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_FAULT)
 		     : [trap] "+a" (trap), [trapped] "+r" (trapped)
-		     : "c" (MSR_EFER), "d" (value >> 32) : "memory", "cc");
+		     : "c" (msr), "d" (value >> 32) : "memory", "cc");
 	return trapped ? trap : -1;
 }
 
 static u64 read_register(u64 nr)
 {
-	return nr == MSR_EFER ? read_efer() : mbectest_read_cr(nr);
+	return nr == MSR_EFER ? mbectest_read_msr(MSR_EFER) : mbectest_read_cr(nr);
 }
 
 static int try_register(u64 nr, u64 value)
 {
-	return nr == MSR_EFER ? try_efer(value) : mbectest_try_cr(nr, value);
+	return nr == MSR_EFER ? mbectest_try_msr(MSR_EFER, value) : mbectest_try_cr(nr, value);
 }
 
 /* CR4.PCIDE can be set only while CR3 names no PCID: go without one meanwhile. */

@@ -60,6 +60,8 @@ int mbectest_try_cr(unsigned int cr, unsigned long value);
 unsigned long mbectest_read_cr(unsigned int cr);
 int mbectest_verb_clear_cr(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_write_cr(const u64 *words, int count, char *text, size_t size);
+u64 mbectest_read_msr(u32 msr);
+int mbectest_try_msr(u32 msr, u64 value);
 int mbectest_verb_toggle_wp(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_init(const u64 *words, int count, char *text, size_t size);
 int mbectest_apic_init(void);

@@ -153,36 +153,14 @@ int mbectest_verb_peek(const u64 *words, int count, char *text, size_t size)
 	return r;
 }
 
-/* The kernel's own words for it have changed their names. */
-static u64 read_msr(u32 msr)
-{
-	u32 low, high;
-
-	asm volatile("rdmsr" : "=a" (low), "=d" (high) : "c" (msr));
-	return low | (u64)high << 32;
-}
-
-static bool write_msr(u32 msr, u64 value)
-{
-	long low = (u32)value;
-	int trapped = 1;
-
-	asm volatile("1: wrmsr\n\t"
-		     "xor %[trapped], %[trapped]\n"
-		     "2:\n"
-		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_FAULT)
-		     : "+a" (low), [trapped] "+r" (trapped)
-		     : "c" (msr), "d" ((u32)(value >> 32))
-		     : "memory", "cc");
-	return !trapped;
-}
-
 /* MSR VALUE: what was there. */
 int mbectest_verb_wrmsr(const u64 *words, int count, char *text, size_t size)
 {
-	u64 before = read_msr(words[0]);
+	u64 before = mbectest_read_msr(words[0]);
 
-	return write_msr(words[0], words[1]) ? scnprintf(text, size, "%#llx", before) : -EIO;
+	if (mbectest_try_msr(words[0], words[1]) >= 0)
+		return -EIO;
+	return scnprintf(text, size, "%#llx", before);
 }
 
 /* PA: the VMM copies the four bytes of its signature there, as a device does. */
