@@ -36,9 +36,9 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# Ratios on this machine, then instruction counts from the lab.
+# What it costs, with goals, then instruction counts from the lab. AGAINST=FILE: a run that `-m tools.bench --json` has saved.
 bench: setup-lab $(KVM)
-	$(BIN)/python -m tools.bench
+	$(BIN)/python -m tools.bench $(if $(AGAINST),--against $(AGAINST))
 	$(BIN)/python -m tests.lab.costs
 	$(BIN)/python -m tests.lab run lock costs --guest systemd --cpus 2
 

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 # gcc, pkg-config, libsystemd: systemd-python is built from source. binutils, mandoc and the packers are oracles of the tests,
 # chromium looks at pages.
 packages="python3-venv python3-dev gcc pkg-config libsystemd-dev liblzo2-dev binutils mandoc xz-utils bzip2 lz4 lzop zstd"
-[ "${1:-}" = lab ] && packages="$packages qemu-system-x86 ovmf mmdebstrap e2fsprogs busybox-static cpio patch mtools fdisk chromium-headless-shell"
+[ "${1:-}" = lab ] && packages="$packages qemu-system-x86 ovmf mmdebstrap e2fsprogs busybox-static cpio patch mtools fdisk valgrind chromium-headless-shell"
 
 missing=""
 for package in $packages; do

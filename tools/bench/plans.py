@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What planning costs, as ratios measured side by side in one run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+
+from mbecguard.guest.execmap import PageTables
+from mbecguard.image.kernel import unpack
+from mbecguard.values.pages import PAGE_SIZE
+
+from .figure import Figure
+from .product import Product, side_by_side
+
+
+def figures(product: Product) -> Iterator[Figure]:
+    """The figures."""
+    words = ("plan", "--json", *product.guest, *product.cache)
+
+    def plan() -> None:
+        product.run(*words)
+
+    def cold() -> None:
+        shutil.rmtree(product.scratch / "cache", ignore_errors=True)
+        plan()
+
+    plan()
+    imports = product.starts(product.imports(*words))
+    warm, start = side_by_side(plan, lambda: subprocess.run(imports, check=True))
+    yield Figure("warm plan / (interpreter + what it imports)", warm / start, goal=1.5)
+    if product.image:
+        data = product.image.read_bytes()
+        all_of_it, image = side_by_side(cold, lambda: unpack(data))
+        yield Figure("cold plan / decompression of the kernel image", all_of_it / image)
+    for leaf_bytes, name in ((1 << 30, "1 GiB"), (1 << 21, "2 MiB")):
+        yield Figure(f"walk of 1 TiB in {name} leaves, a table", walk(leaf_bytes), "us")
+
+
+def walk(leaf_bytes: int) -> float:
+    """Microseconds per table of a direct map of 1 TiB of NX leaves, with one executable page behind it."""
+    tables, root = direct_map(1 << 40, leaf_bytes)
+    begin = time.perf_counter()
+    found = PageTables(tables.get).executable(root, 4)
+    spent = time.perf_counter() - begin
+    assert len(found) == 1
+    return spent / len(tables) * 1e6
+
+
+def direct_map(size: int, leaf_bytes: int) -> tuple[dict[int, bytes], int]:
+    """Page tables by physical address, and the top one's; `size` and `leaf_bytes` in bytes."""
+    present_nx, present, large = 1 << 63 | 3, 3, 1 << 7
+    tables: dict[int, list[int]] = {}
+
+    def table() -> int:
+        tables[at := (len(tables) + 1) * PAGE_SIZE] = [0] * 512
+        return at
+
+    root = table()
+    gigabytes = size >> 30
+    for upper in range(-(-gigabytes // 512)):
+        pud = table()
+        tables[root][273 + upper] = pud | present
+        for index in range(512):
+            base = (upper * 512 + index) << 30
+            if leaf_bytes == 1 << 30:
+                tables[pud][index] = base | present_nx | large
+            else:
+                pmd = table()
+                tables[pud][index] = pmd | present
+                tables[pmd] = [base + (i << 21) | present_nx | large for i in range(512)]
+    text = table()
+    tables[root][511], tables[text][510] = text | present, (1 << 30) | present | large
+    return {at: b"".join(entry.to_bytes(8, "little") for entry in entries) for at, entries in tables.items()}, root
