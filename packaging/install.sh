@@ -45,7 +45,7 @@ put 644 /usr/share/mbecguard/grafana packaging/grafana/*
 put 755 /usr/bin packaging/mbecguard packaging/mbecguard-host
 host /usr/share/mbecguard-host
 put 644 /usr/share/mbecguard-host/schema docs/schema/host-check-*.json docs/schema/witness-*.json
-put 644 /usr/lib/systemd/system systemd/*.service systemd/*.timer systemd/host/*.service
+put 644 /usr/lib/systemd/system systemd/*.service systemd/*.timer systemd/host/*.service systemd/host/*.timer
 put 644 /usr/lib/systemd/system-preset systemd/*.preset
 put 644 /usr/lib/systemd/catalog systemd/*.catalog
 put 644 /usr/lib/modules-load.d packaging/mbecguard-shim.conf

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mbecguard.readiness.kvm import MODULES
+from mbecguard.readiness.source import Source
+from mbecguard.witness.look import witness
+from mbecguard.witness.metrics import metrics
 
 RELEASE = "6.12.107+deb13-amd64"
 KVM, INTEL = "sys/module/kvm", "sys/module/kvm_intel/parameters"
@@ -112,3 +115,11 @@ class Host:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return root
+
+    def metrics(self, root: Path) -> str:
+        """What `mbecguard-host witness --metrics` writes there."""
+        return "".join(f"{line}\n" for line in metrics(witness(Source(self.write(root)))))
+
+
+#: A host with one machine, which is sealed.
+GUARDING = Host().running(FIT).having({f"{DEBUG}/4711-12/mbecguard": SEALED})

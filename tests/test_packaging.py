@@ -28,6 +28,7 @@ SYSTEMD = PROJECT / "systemd"
 NAMES = ("mbecguard", "mbecguard-shim-dkms", "mbecguard-host")  #: of the guest's packages, and what has no module
 SUITES = ("trixie", "bookworm", "forky")
 UNITS = sorted(path.name for path in SYSTEMD.glob("mbecguard*") if path.suffix in (".service", ".timer"))
+OF_HOSTS = sorted(path.name for path in (SYSTEMD / "host").iterdir())
 #: What apt, dpkg, man, systemctl and DKMS keep for themselves.
 NOT_OURS = re.compile(
     r"/(var/log|var/cache/(apt|debconf|ldconfig|man)|var/lib/(apt|dpkg)|run/systemd)(/|$)"
@@ -66,6 +67,8 @@ step signer modinfo -k "$release" -F signer mbecguard_shim
 step preset systemctl preset $units
 step enabled enabled
 step verify systemd-analyze verify $units
+step host.verify systemd-analyze verify {" ".join(OF_HOSTS)}
+step host.timer systemctl is-enabled mbecguard-host-metrics.timer
 step man man -w mbecguard mbecguard.toml mbecguard-host
 step bash bash -n /usr/share/bash-completion/completions/mbecguard
 step catalog journalctl --list-catalog
@@ -189,11 +192,12 @@ def test_nothing_is_enabled_by_itself(life: Steps) -> None:
     assert sorted(states) == UNITS
     assert set(states.values()) <= {"disabled", "static"}
     assert states["mbecguard-lock.service"] == "disabled"
+    assert life("host.timer").text.strip() == "disabled"
 
 
 def test_systemd_takes_the_units(life: Steps) -> None:
-    complaints = [line for line in lines(life("verify")) if "mbecguard" in line]
-    assert not complaints
+    told = [*lines(life("verify")), *lines(life("host.verify"))]
+    assert not [line for line in told if "mbecguard" in line]
 
 
 def test_the_manual_is_found(life: Steps) -> None:

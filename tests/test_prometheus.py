@@ -10,16 +10,15 @@ import pytest
 
 from mbecguard.face import cli
 from mbecguard.values.errors import Exit
-from mbecguard.witness.metrics import METRICS, PREFIX
 from tests.corpus.archive import unpacked
 from tests.corpus.cache import run
 from tests.guestmaker import SCATTERED
+from tests.hostmaker import GUARDING
 from tests.packages import PROJECT
 
 pytestmark = pytest.mark.lab
 
 RULES = PROJECT / "packaging/prometheus/mbecguard.rules.yml"
-HOST = f"{PREFIX}_machine_"
 CASES = PROJECT / "tests/prometheus/rules.test.yml"
 
 
@@ -50,15 +49,16 @@ def metrics(tmp_path: Path) -> str:
     return file.read_text()
 
 
+def of_host(tmp_path: Path) -> str:
+    return GUARDING.metrics(tmp_path / "host")
+
+
 def test_prometheus_has_no_complaint_about_the_metrics(promtool: Path, tmp_path: Path) -> None:
-    assert run([promtool, "check", "metrics"], given=metrics(tmp_path)) == ""
+    for text in (metrics(tmp_path), of_host(tmp_path)):
+        assert run([promtool, "check", "metrics"], given=text) == ""
 
 
 def test_the_rules_ask_for_metrics_that_there_are(tmp_path: Path) -> None:
-    asked = {name for name in re.findall(r"\bmbecguard_\w+", RULES.read_text()) if not name.startswith(HOST)}
-    there = set(re.findall(r"^mbecguard_\w+", metrics(tmp_path), re.MULTILINE))
-    assert {name.removeprefix(HOST) for name in re.findall(rf"\b{HOST}\w+", RULES.read_text())} <= {
-        "state",
-        *(metric.name for metric in METRICS),
-    }
+    asked = set(re.findall(r"\bmbecguard_\w+", RULES.read_text()))
+    there = set(re.findall(r"^mbecguard_\w+", metrics(tmp_path) + of_host(tmp_path), re.MULTILINE))
     assert asked - there == {"mbecguard_state_reason", "mbecguard_denied_fetches_total"} - there

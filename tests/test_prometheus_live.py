@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Metrics on their way: files, two node_exporters, a Prometheus with our alerts, and each query of the dashboard.
+"""Metrics on their way: files of guests and a host, node_exporters, a Prometheus with our alerts, the queries.
 
 All are Debian's programs. Each is a process of the tests, on a port of its own, and ends with them.
 """
@@ -30,6 +30,7 @@ from mbecguard.records.status import Named, Status
 from mbecguard.reports.metrics import metrics
 from mbecguard.values.clock import now
 from tests.corpus.archive import unpacked
+from tests.hostmaker import GUARDING
 from tests.plans import PLAN, TEXT_VA, make_audit, make_status
 from tests.test_prometheus import RULES
 from tools import dashboard
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.lab
 
 SUITE = "trixie"
 GUESTS = ("good", "bad")
+HOST = "rack"
 LIMIT = 60.0  #: seconds until what was scraped is there
 CODE = Code(0x32, 0x34, 0x32000, TEXT_VA, 2, CodeKind.BPF, "bpf", ".x", "a+0x1", writable=False, denied=True)
 SEALED = Named("ab" * 32, now(), State.SEALED, PLAN.digest, PLAN.totals, ())
@@ -72,11 +74,16 @@ def bad() -> str:
     return measured(status, replace(audit, claims=claims))
 
 
+def rack(folder: Path) -> str:
+    """Both machines of a host, the second without a seal."""
+    return GUARDING.running("kvm -name web2", 2).metrics(folder)
+
+
 def commands(folder: Path, ports: dict[str, int]) -> Iterator[list[str | Path]]:
-    """Both exporters, and the server."""
+    """All exporters, and the server."""
     exporter = unpacked(SUITE, "prometheus-node-exporter") / "usr/bin/prometheus-node-exporter"
     only = ("--collector.disable-defaults", "--collector.textfile")
-    for name in GUESTS:
+    for name in (*GUESTS, HOST):
         yield [exporter, *only, f"--collector.textfile.directory={folder / name}", listen(ports[name])]
     server = unpacked(SUITE, "prometheus") / "usr/bin/prometheus"
     places = (f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
@@ -90,11 +97,12 @@ def listen(port: int) -> str:
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("prometheus")
-    ports = {name: free_port() for name in (*GUESTS, "server")}
-    for name, text in zip(GUESTS, (good(denied=3), bad()), strict=True):
+    ports = {name: free_port() for name in (*GUESTS, HOST, "server")}
+    texts = good(denied=3), bad(), rack(folder / "files")
+    for name, text in zip((*GUESTS, HOST), texts, strict=True):
         (folder / name).mkdir()
         (folder / name / "mbecguard.prom").write_text(text)
-    targets = json.dumps([f"127.0.0.1:{ports[name]}" for name in GUESTS])
+    targets = json.dumps([f"127.0.0.1:{ports[name]}" for name in (*GUESTS, HOST)])
     (folder / "prometheus.yml").write_text(CONFIG.format(rules=RULES, targets=targets))
     with (folder / "log").open("w") as log, ExitStack() as ends:
         running = []
@@ -145,8 +153,8 @@ class Prometheus:
         return f"127.0.0.1:{self.ports[name]}"
 
 
-def test_both_guests_are_scraped_without_an_error(prometheus: Prometheus) -> None:
-    up = prometheus.ask("count(up == 1) == 2")
+def test_guests_and_host_are_scraped_without_an_error(prometheus: Prometheus) -> None:
+    up = prometheus.ask("count(up == 1) == 3")
     assert up
     errors = prometheus.ask("node_textfile_scrape_error")
     assert {one["value"][1] for one in errors} == {"0"}
@@ -166,18 +174,21 @@ def test_each_query_of_the_dashboard_finds_something(prometheus: Prometheus) -> 
     asked = [target["expr"] for panel in panels for target in panel["targets"]]
     assert asked == [query for _, query in dashboard.queries()]
     for query in asked:
-        filled = query.replace("$instance", ".*").replace("$__rate_interval", "5m")
+        filled = query.replace("$instance", ".*").replace("$host", ".*").replace("$__rate_interval", "5m")
         assert "$" not in filled
         assert prometheus.ask(filled), query
 
 
-def test_the_variable_of_the_dashboard_lists_the_guests(prometheus: Prometheus) -> None:
+@pytest.mark.parametrize(("variable", "names"), [("instance", GUESTS), ("host", (HOST,))])
+def test_a_variable_of_the_dashboard_lists_guests_or_hosts(
+    prometheus: Prometheus, variable: str, names: tuple[str, ...]
+) -> None:
     listed = json.loads(dashboard.FILE.read_text())["templating"]["list"]
-    (query,) = (one["query"] for one in listed if one["name"] == "instance")
+    (query,) = (one["query"] for one in listed if one["name"] == variable)
     metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()  # type: ignore[union-attr]
-    prometheus.ask("mbecguard_state")
+    prometheus.ask(metric)
     found = prometheus.get(f"label/{label}/values", **{"match[]": metric})
-    assert sorted(found) == sorted(map(prometheus.instance, ("good", "bad")))
+    assert sorted(found) == sorted(map(prometheus.instance, names))
 
 
 def test_the_alerts_of_the_bad_guest_fire_and_none_of_the_good_one(prometheus: Prometheus) -> None:

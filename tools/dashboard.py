@@ -25,7 +25,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 FILE = Path(__file__).parents[1] / "packaging/grafana/mbecguard.json"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-OURS = 'instance=~"$instance"'  #: in each query
+OURS = 'instance=~"$instance"'  #: in each query about guests
+HOSTS = 'instance=~"$host"'  #: about hosts
 GOOD_AT_0 = ((None, "green"), (1.0, "red"))
 PLAIN = ((None, "blue"),)
 
@@ -141,6 +142,39 @@ VIEWS: dict[str, tuple[View, ...]] = {
             width=12,
         ),
     ),
+    "What the hosts see": (
+        View(
+            stat,
+            "Machines by state",
+            "As their hosts enforce it, whatever their guests tell.",
+            f"count by (state) (mbecguard_host_machine_state{{{HOSTS}}} == 1)",
+            "{{state}}",
+        ),
+        View(
+            table,
+            "Machines without a seal",
+            "`mbecguard-host check` there says what keeps each from being locked.",
+            f'mbecguard_host_machine_state{{{HOSTS}, state!="sealed"}} == 1',
+            width=18,
+        ),
+        View(
+            timeseries,
+            "Denied fetches by machine",
+            "`mbecguard-host witness` has the last ones.",
+            f"increase(mbecguard_host_machine_denied_fetches_total{{{HOSTS}}}[$__rate_interval])",
+            "{{machine}}",
+            width=12,
+        ),
+        View(
+            timeseries,
+            "Age of what each host tells",
+            "mbecguard-host-metrics.timer asks it every minute.",
+            f"time() - mbecguard_host_witness_time_seconds{{{HOSTS}}}",
+            "{{instance}}",
+            "s",
+            12,
+        ),
+    ),
 }
 
 
@@ -169,6 +203,20 @@ def _panel(view: View) -> Any:
     return panel
 
 
+def _instances(name: str, label: str, metric: str) -> Any:
+    """Of whom to show something: all who tell a metric."""
+    return (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(SOURCE)
+        .query(f"label_values({metric}, instance)")
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+    )
+
+
 def queries() -> Iterator[tuple[str, str]]:
     """Each panel's title and query."""
     return ((view.title, view.query) for views in VIEWS.values() for view in views)
@@ -186,16 +234,8 @@ def text() -> str:
         .timezone("browser")
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
-        .with_variable(
-            dashboard.QueryVariable("instance")
-            .label("Guest")
-            .datasource(SOURCE)
-            .query("label_values(mbecguard_state, instance)")
-            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .multi(True)
-            .include_all(True)
-            .all_value(".*")
-        )
+        .with_variable(_instances("instance", "Guest", "mbecguard_state"))
+        .with_variable(_instances("host", "Host", "mbecguard_host_witness_time_seconds"))
     )
     for title, views in VIEWS.items():
         made = made.with_row(dashboard.Row(title))

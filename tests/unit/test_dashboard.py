@@ -9,17 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostmaker import GUARDING
+
 dashboard = pytest.importorskip("tools.dashboard", reason="run tools/setup.sh")
 
-METRICS = Path(__file__).parents[2] / "src/mbecguard/reports/metrics.py"
+GUESTS = Path(__file__).parents[2] / "src/mbecguard/reports/metrics.py"
 
 
 def test_the_file_is_the_one_that_is_described() -> None:
     assert dashboard.FILE.read_text() == dashboard.text(), "run `make dashboard`"
 
 
-def test_it_asks_for_metrics_that_are_written() -> None:
-    written = set(re.findall(r'"(mbecguard_\w+)"', METRICS.read_text()))
+def test_it_asks_for_metrics_that_are_written(tmp_path: Path) -> None:
+    written = set(re.findall(r'"(mbecguard_\w+)"', GUESTS.read_text()))
+    of_host = GUARDING.metrics(tmp_path)
+    written |= {name.removesuffix("_total") for name in re.findall(r"^mbecguard_\w+", of_host, re.MULTILINE)}
     asked = {
         name.removesuffix("_total") for _, query in dashboard.queries() for name in re.findall(r"mbecguard_\w+", query)
     }

@@ -19,7 +19,9 @@ from mbecguard.values.events import Event
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 UNITS = sorted(path for path in FOLDER.iterdir() if path.suffix in (".service", ".timer"))
-HOST = "host/mbecguard-host.service"  #: of another package
+HOST = "host/mbecguard-host.service"
+HOST_METRICS = "host/mbecguard-host-metrics.service"
+OF_HOSTS = sorted((FOLDER / "host").iterdir())  #: of another package
 LOCKS = ("mbecguard-lock.service", "mbecguard-lock-early.service")
 OURS = ("mbecguard-confirm.service", "mbecguard.service", "mbecguard-audit.service", *LOCKS)
 #: By seccomp or BPF: a program is loaded, and compiled, when the unit starts.
@@ -66,6 +68,17 @@ def test_the_host_s_unit_asks_the_host_s_program() -> None:
     assert not {"PrivateDevices", "ProtectKernelModules", "ProtectProc"} & set(found)
 
 
+def test_a_host_s_metrics_can_see_its_machines_and_are_written_where_the_unit_may_write() -> None:
+    found = directives(HOST_METRICS)
+    program, *arguments = found["ExecStart"]
+    assert program == "/usr/bin/mbecguard-host"
+    options = host_cli.parser().parse_args(arguments)
+    assert options.metrics
+    assert f"-{options.output.parent}" in found["ReadWritePaths"]
+    assert found["ConditionPathIsDirectory"] == [str(options.output.parent)]
+    assert not {"ProtectProc", "ProcSubset", "PrivateUsers", "User", "DynamicUser"} & set(found)
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_a_container_and_a_guest_that_is_switched_off_are_skipped(name: str) -> None:
     found = directives(name)
@@ -74,9 +87,10 @@ def test_a_container_and_a_guest_that_is_switched_off_are_skipped(name: str) -> 
     assert not [key for key in found if key.startswith("Assert")]
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+@pytest.mark.parametrize("unit", [*UNITS, *OF_HOSTS], ids=lambda path: path.name)
 def test_units_of_ours_that_are_named_exist(unit: Path) -> None:
-    named = {word for words in directives(unit.name).values() for word in words if word.startswith("mbecguard")}
+    found = directives(str(unit.relative_to(FOLDER)))
+    named = {word for words in found.values() for word in words if word.startswith("mbecguard")}
     assert {word for word in named if word.endswith((".service", ".timer"))} <= {path.name for path in UNITS}
     if unit.suffix == ".timer":
         assert unit.with_suffix(".service").exists()
@@ -204,7 +218,7 @@ def test_commands_in_explanations_exist() -> None:
 @pytest.fixture
 def installed(tmp_path: Path) -> list[Path]:
     """The units with a program in place of the agent, which need not be installed here."""
-    units = [*UNITS, FOLDER / HOST]
+    units = [*UNITS, *OF_HOSTS]
     for path in units:
         text = re.sub(r"^Documentation=.*\n", "", path.read_text(), flags=re.MULTILINE)
         (tmp_path / path.name).write_text(re.sub("/usr/bin/mbecguard(-host)?", "/bin/true", text))
@@ -231,11 +245,12 @@ EXPOSURE = {
     "mbecguard-lock.service": 70,
     "mbecguard-lock-early.service": 75,
     "mbecguard-host.service": 35,
+    "mbecguard-host-metrics.service": 20,
 }
 
 
 def test_every_service_has_its_limit() -> None:
-    assert set(EXPOSURE) == {path.name for path in (*UNITS, FOLDER / HOST) if path.suffix == ".service"}
+    assert set(EXPOSURE) == {path.name for path in (*UNITS, *OF_HOSTS) if path.suffix == ".service"}
 
 
 @needs_systemd

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -161,6 +162,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert host_cli.main(["witness", "web1", "--json", "--root", str(root)]) == Exit.OK
     assert json.loads(capsys.readouterr().out)["machines"][0]["told"]["denied"] == 18
     file = tmp_path / "mbecguard.prom"
-    assert host_cli.main(["witness", "--metrics", "--root", str(root), "-o", str(file)]) == Exit.OK
+    before = os.umask(0o077)
+    try:
+        assert host_cli.main(["witness", "--metrics", "--root", str(root), "-o", str(file)]) == Exit.OK
+    finally:
+        os.umask(before)
     assert "mbecguard_host_machine_refused_total" in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o644  # node_exporter is not root
     assert host_cli.main(["witness", "--root", str(tmp_path / "no")]) == Exit.ERROR

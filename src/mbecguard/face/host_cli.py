@@ -88,7 +88,7 @@ def _source(options: argparse.Namespace) -> Source:
 def _witness(options: argparse.Namespace) -> Exit:
     answer, out = witness(_source(options), options.machine), Output.of(options)
     if options.metrics:
-        out.write("".join(f"{line}\n" for line in metrics(answer)))
+        out.write("".join(f"{line}\n" for line in metrics(answer)), mode=0o644)  # who scrapes is not root
     else:
         out.show(answer, witness_text.view(out.look, answer))
     return Exit.OK
