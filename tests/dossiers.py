@@ -9,8 +9,8 @@ from typing import Any
 from mbecguard.audit.locked import locked
 from mbecguard.audit.report import Audited, Dossier, Report
 from mbecguard.audit.value import Audit, Changed, Code, Result, Verdict
-from mbecguard.plan.planner import Plan
 from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.value import Plan
 from mbecguard.records.reasons import reason
 from mbecguard.records.record import State
 from tests.plans import PLAN, TEXT_VA, make_audit, make_plan, make_record

@@ -15,8 +15,8 @@ from mbecguard.host.wire import Limits
 from mbecguard.lock.context import Seen
 from mbecguard.lock.room import NoRoom, Room
 from mbecguard.lock.transaction import Transaction
-from mbecguard.plan.planner import Plan
 from mbecguard.plan.policy import Policy
+from mbecguard.plan.value import Plan
 from mbecguard.records.identity import Identity
 from mbecguard.records.record import Record, Step
 from mbecguard.records.status import Status, status

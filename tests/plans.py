@@ -14,8 +14,8 @@ from mbecguard.audit.locked import locked
 from mbecguard.audit.value import Audit
 from mbecguard.host.base import HostMode, Outcome
 from mbecguard.plan.findings import finding
-from mbecguard.plan.planner import KeepRange, Plan, PlanKernel, Totals
 from mbecguard.plan.policy import CodeKind, Policy
+from mbecguard.plan.value import KeepRange, Plan, PlanKernel, Totals
 from mbecguard.records.chain import ORIGIN, Entry
 from mbecguard.records.damage import DamagedError
 from mbecguard.records.identity import Identity

@@ -27,8 +27,9 @@ from mbecguard.host.simulated.host import SimulatedHost
 from mbecguard.host.simulated.hypervisor import Options
 from mbecguard.host.wire import Limits
 from mbecguard.lock.request import request
-from mbecguard.plan.planner import Plan, build_plan, plan_from_json
+from mbecguard.plan.planner import build_plan
 from mbecguard.plan.policy import CodeKind, Policy
+from mbecguard.plan.value import Plan, plan_from_json
 from mbecguard.values.codec import decode, encode
 from mbecguard.values.facts import known
 from mbecguard.values.pages import PAGE_SHIFT, PageRange, PageSet

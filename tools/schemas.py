@@ -24,7 +24,7 @@ from mbecguard.learn.learner import Started, Written
 from mbecguard.learn.lessons import Lessons
 from mbecguard.plan.explain import Explanation
 from mbecguard.plan.findings import Check
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.readiness.check import HostCheck
 from mbecguard.records.boots import Boots
 from mbecguard.records.record import Record

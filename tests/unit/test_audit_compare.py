@@ -11,8 +11,9 @@ from mbecguard.audit.compare import Comparison, Sight
 from mbecguard.audit.compare import compare as compare_sight
 from mbecguard.guest.execmap import Mapping
 from mbecguard.plan.findings import finding
-from mbecguard.plan.planner import Attribution, Plan, Unexplained
+from mbecguard.plan.planner import Attribution, Unexplained
 from mbecguard.plan.policy import CodeKind, Policy
+from mbecguard.plan.value import Plan
 from mbecguard.values.errors import UserError
 from mbecguard.values.pages import PageRange
 from tests.plans import SPANS, TEXT_VA, keep_range, make_plan

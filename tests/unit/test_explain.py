@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mbecguard.guest.procfs import Kallsyms
 from mbecguard.plan.explain import Ground, Page, Place, explain, places
-from mbecguard.plan.planner import KeepRange, Plan
 from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.value import KeepRange, Plan
 from mbecguard.values.errors import UserError
 from tests.plans import PFNS, TEXT_VA, make_plan
 

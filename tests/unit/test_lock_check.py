@@ -11,7 +11,7 @@ import pytest
 from mbecguard.host.base import Host, HostMode, HostStatus, Outcome, Permission
 from mbecguard.host.simulated.hypervisor import Options
 from mbecguard.lock.check import misfit
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.record import State, Step
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.events import Event

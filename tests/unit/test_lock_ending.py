@@ -10,7 +10,7 @@ import pytest
 
 from mbecguard.host.base import HostErrno, HostRefusedError, Permission, Protection
 from mbecguard.host.simulated.ept import Ept
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.record import SEALED_STEPS, Journal, Record, State, Step
 from mbecguard.records.store import Store
 from mbecguard.values.errors import Exit, UserError, die

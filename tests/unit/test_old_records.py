@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mbecguard.plan.findings import finding
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.damage import DamagedError
 from mbecguard.records.record import State
 from mbecguard.records.store import Store

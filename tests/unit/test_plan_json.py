@@ -14,8 +14,9 @@ import pytest
 from mbecguard.guest.efi import Efi
 from mbecguard.guest.kcore import MemoryFacts
 from mbecguard.guest.survey import Survey
-from mbecguard.plan.planner import build_plan, plan_from_json
+from mbecguard.plan.planner import build_plan
 from mbecguard.plan.policy import Policy
+from mbecguard.plan.value import plan_from_json
 from mbecguard.values.codec import decode, digest, encode
 from mbecguard.values.errors import UserError
 from mbecguard.values.facts import Absent, Unknown

@@ -21,8 +21,9 @@ from mbecguard.guest.survey import KernelFacts, ModuleFacts, Survey
 from mbecguard.image.kernel import KernelImage
 from mbecguard.image.module import ModuleImage
 from mbecguard.image.sections import Section, SectionKind
-from mbecguard.plan.planner import Plan, attribute, build_plan, plan_from_json
+from mbecguard.plan.planner import attribute, build_plan
 from mbecguard.plan.policy import DROPPABLE, FREE_SPACE, CodeKind, Policy
+from mbecguard.plan.value import Plan, plan_from_json
 from mbecguard.values.codec import digest
 from mbecguard.values.errors import UserError
 from mbecguard.values.facts import Known, Unknown

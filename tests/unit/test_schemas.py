@@ -25,7 +25,7 @@ from mbecguard.guest.uses import Uses
 from mbecguard.learn.boots import Boot, Moment, Watched
 from mbecguard.learn.learner import Started
 from mbecguard.learn.trace import Traced, TraceEvent
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.record import Record
 from mbecguard.records.status import Status
 from mbecguard.values.codec import decode

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.damage import DamagedError
 from mbecguard.records.reasons import Reason
 from mbecguard.records.record import Journal, Record, State, Step

@@ -16,8 +16,8 @@ from mbecguard.face.look import NARROWEST
 from mbecguard.face.text import LEVELS, SIMULATED, Text
 from mbecguard.host.base import HostMode, Outcome
 from mbecguard.plan.findings import check, finding
-from mbecguard.plan.planner import KeepRange
 from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.value import KeepRange
 from mbecguard.records.chain import ORIGIN, Entry
 from mbecguard.records.reasons import Reason
 from mbecguard.records.record import State, Step

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from mbecguard.audit.value import Code
 from mbecguard.guest.execmap import Mapping
 from mbecguard.plan.findings import UNEXPLAINED
-from mbecguard.plan.planner import Attribution, KeepRange, Nearest, Plan, Unexplained
+from mbecguard.plan.planner import Attribution, Nearest, Unexplained
+from mbecguard.plan.value import KeepRange, Plan
 from mbecguard.records.drift import drift, piece
 from mbecguard.records.reasons import Reason, reason
 from mbecguard.values.errors import die

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from mbecguard.audit.value import Locked, Owner, Share
 from mbecguard.guest.survey import Survey
-from mbecguard.plan.planner import Plan
 from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.value import Plan
 from mbecguard.values.codec import digest
 
 

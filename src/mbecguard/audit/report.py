@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mbecguard.audit.kept import Audits
 from mbecguard.audit.locked import locked
 from mbecguard.audit.value import Audit, Share, Verdict
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.chain import Link
 from mbecguard.records.damage import DamagedError
 from mbecguard.records.identity import Identity

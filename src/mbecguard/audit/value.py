@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mbecguard.host.base import HostMode
-from mbecguard.plan.planner import Totals
 from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.value import Totals
 from mbecguard.records.identity import Identity
 from mbecguard.records.reasons import Reason
 from mbecguard.records.record import State, exit_of

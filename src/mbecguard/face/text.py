@@ -11,8 +11,8 @@ from mbecguard.audit.value import Verdict
 from mbecguard.face.look import Look, totals
 from mbecguard.face.output import Output
 from mbecguard.plan.findings import Check
-from mbecguard.plan.planner import Plan
 from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.value import Plan
 from mbecguard.records.reasons import Reason
 from mbecguard.records.record import Evidence, Record, State
 from mbecguard.records.status import Status

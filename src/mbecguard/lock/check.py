@@ -9,7 +9,7 @@ from typing import NoReturn
 from mbecguard.host.base import Host, HostMode, HostStatus
 from mbecguard.lock.proof import frames_to_try
 from mbecguard.plan.findings import passing
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.findings import Finding, Severity
 

@@ -13,8 +13,8 @@ from mbecguard.lock.proof import Prober
 from mbecguard.lock.room import NoRoom, Room
 from mbecguard.lock.stop import Stop
 from mbecguard.lock.undo import UndoStack
-from mbecguard.plan.planner import Plan
 from mbecguard.plan.policy import Policy
+from mbecguard.plan.value import Plan
 from mbecguard.records.identity import Identity
 from mbecguard.records.record import SEALED_STEPS, Journal, Step
 from mbecguard.records.store import Store

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from mbecguard.host.base import Host, HostErrno, HostRefusedError, Outcome, Permission, Protection
-from mbecguard.plan.planner import Plan
 from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.value import Plan
 from mbecguard.records.reasons import Reason, reason
 from mbecguard.records.record import Evidence, Probe, is_proof
 from mbecguard.values.errors import Exit, UserError

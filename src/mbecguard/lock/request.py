@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from mbecguard.host.base import Permission, Protection
 from mbecguard.lock.proof import DENIED, KEPT
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.values.pages import PageRange, PageSet
 
 PART = 4096  #: ranges; one request takes 5408

@@ -11,7 +11,7 @@ from mbecguard.lock.context import Context
 from mbecguard.lock.proof import DegradedError
 from mbecguard.lock.request import equal_request, in_parts
 from mbecguard.lock.steps import finish, freeze, freeze_for_good, hold, pin, prove_seal, remaining
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.damage import DamagedError
 from mbecguard.records.drift import drift
 from mbecguard.records.reasons import Reason, reason

@@ -28,7 +28,7 @@ from mbecguard.lock.reserve import reserve
 from mbecguard.lock.resume import resume
 from mbecguard.lock.steps import finish, freeze, freeze_for_good, hold, pin, prove_seal, remaining
 from mbecguard.lock.stop import StoppedError
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.reasons import reason
 from mbecguard.records.record import Journal, Probe, Record, State, Step
 from mbecguard.records.status import observe

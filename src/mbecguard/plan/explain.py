@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mbecguard.guest.procfs import KERNEL_HALF, Kallsyms
-from mbecguard.plan.planner import KeepRange, Plan
 from mbecguard.plan.rules import REASONS
+from mbecguard.plan.value import KeepRange, Plan
 from mbecguard.values.codec import Hex
 from mbecguard.values.errors import die
 from mbecguard.values.pages import PAGE_SHIFT

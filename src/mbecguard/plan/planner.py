@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
 
 from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.execmap import Mapping
@@ -14,102 +13,18 @@ from mbecguard.plan.checks import contradictions, physical_text
 from mbecguard.plan.findings import finding
 from mbecguard.plan.policy import DROPPABLE, FOREIGN, FREE_SPACE, CodeKind, Policy, may_start
 from mbecguard.plan.rules import RULES, Claim, Ground, Rule
-from mbecguard.values.codec import Hex, Notation, decode, digest, encode
+from mbecguard.plan.value import KeepRange, Plan, PlanKernel, Totals, digest_of
 from mbecguard.values.errors import die
 from mbecguard.values.facts import Absent, Known, Unknown, known
-from mbecguard.values.findings import Finding, Severity
+from mbecguard.values.findings import Finding
 from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageMap, PageRange, PageSet
 
-SCHEMA = "mbecguard.plan/2"
 UNEXPLAINED_LIMIT = 256  #: unexplained mappings that are listed one by one
 
 #: Of a BPF hook on a kernel function. Each began a page, until "x86, bpf: Use bpf_prog_pack for bpf trampoline" (6.9).
 TRAMPOLINE = "bpf_trampoline_"
 
 Nearest = Callable[[int], str]
-Frames = Annotated[PageRange, Notation.HEX]  #: page frames, written as hexadecimal strings in JSON
-
-
-@dataclass(frozen=True, slots=True)
-class PlanKernel:
-    """Which kernel a plan is for; addresses in bytes."""
-
-    release: str
-    build_id: str
-    text_va: Hex
-    text_pa: Hex
-
-
-@dataclass(frozen=True, slots=True)
-class KeepRange:
-    """Page frames `[start, end)` that stay kernel-executable, and why; `va` is the virtual address of `start`."""
-
-    start: Hex
-    end: Hex
-    kind: CodeKind
-    owner: str
-    section: str
-    va: Hex
-
-    @property
-    def pages(self) -> PageRange:
-        """The frames as a range."""
-        return PageRange(self.start, self.end)
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Pages and ranges kept, and 2 MiB regions that are partly kept (each costs 512 EPT entries)."""
-
-    keep_pages: int
-    keep_ranges: int
-    mixed_2m: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What stays executable. `keep` and `deny` are sorted and disjoint, and tile [0, max_pfn)."""
-
-    kernel: PlanKernel
-    keep: tuple[KeepRange, ...]
-    deny: tuple[Frames, ...]
-    totals: Totals
-    findings: tuple[Finding, ...]
-    digest: str = ""
-    schema: str = SCHEMA
-
-    @property
-    def max_pfn(self) -> int:
-        """End of the guest-physical space that the plan covers."""
-        return max([k.end for k in self.keep[-1:]] + [d.end for d in self.deny[-1:]], default=0)
-
-    @property
-    def blockers(self) -> tuple[Finding, ...]:
-        """Findings that stop a lock."""
-        return tuple(f for f in self.findings if f.severity is Severity.BLOCKER)
-
-    def kept(self, pfn: int) -> KeepRange | None:
-        """The kept range that holds a page frame, None if the frame is denied."""
-        return next((k for k in self.keep if pfn in k.pages), None)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able objects, the digest included."""
-        data: dict[str, Any] = encode(self)
-        return data
-
-
-def plan_from_json(data: object) -> Plan:
-    """The inverse of `Plan.to_json`; dies if the digest does not match, or the ranges do not tile the space."""
-    try:
-        plan = decode(Plan, data)
-        pieces = sorted((*(k.pages for k in plan.keep), *plan.deny))
-        if [p.start for p in pieces] != [0, *(p.end for p in pieces[:-1])]:
-            raise ValueError("keep and deny do not tile the physical space")
-    except ValueError as error:
-        die(f"not a plan: {error}", "make it again with `mbecguard plan --json`")
-    if plan.digest != _digest(plan):
-        die("the plan's digest does not match its content", "it was changed after it was made")
-    return plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +207,7 @@ class _Engine:
 
     def _told(self, plan: Plan) -> Plan:
         plan = replace(plan, findings=tuple(sorted({*self._findings}, key=_order)))
-        return replace(plan, digest=_digest(plan))
+        return replace(plan, digest=digest_of(plan))
 
     def _free_space(self, kind: CodeKind) -> PageSet:
         """Kept frames of a kind that nobody uses: what has no owner in a block, whatever it holds; else int3 alone."""
@@ -409,9 +324,3 @@ def _either(texts: Iterable[str]) -> str:
 
 def _order(item: Finding) -> tuple[int, Finding]:
     return item.severity.rank, item
-
-
-def _digest(plan: Plan) -> str:
-    data = plan.to_json()
-    del data["digest"]
-    return digest(data)

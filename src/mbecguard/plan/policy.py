@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from mbecguard.guest.processors import Processors
-from mbecguard.guest.survey import Survey
 from mbecguard.settings.declared import BY_KEY, Setting
 from mbecguard.settings.load import Settings
 from mbecguard.values.facts import Fact, Known
+
+if TYPE_CHECKING:  # a policy is kept in every record: who only reads those surveys nothing
+    from mbecguard.guest.processors import Processors
+    from mbecguard.guest.survey import Survey
 
 
 class CodeKind(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mbecguard.plan.planner import KeepRange, Plan
+from mbecguard.plan.value import KeepRange, Plan
 from mbecguard.values.pages import PAGE_SHIFT, PageRange, PageSet
 
 

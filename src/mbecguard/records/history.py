@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.chain import ENTRIES, Entry, numbered
 from mbecguard.records.damage import DamagedError, reading
 from mbecguard.records.ledger import Bounds, Ledger

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mbecguard.plan.findings import UNEXPLAINED
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.chain import Entry
 from mbecguard.records.damage import reading
 from mbecguard.records.identity import Identity

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records.chain import numbered
 from mbecguard.records.damage import DamagedError, keep_aside, reading
 from mbecguard.values.codec import canonical, decode

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mbecguard.host.base import Outcome
-from mbecguard.plan.planner import Totals
 from mbecguard.plan.policy import Policy
+from mbecguard.plan.value import Totals
 from mbecguard.records.identity import Identity
 from mbecguard.records.reasons import Reason
 from mbecguard.values.codec import Hex

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mbecguard.host.base import Host, HostDetails, HostMode, HostRefusedError, HostStatus, Outcome, Permission
-from mbecguard.plan.planner import Plan, Totals
+from mbecguard.plan.value import Plan, Totals
 from mbecguard.records.chain import Entry
 from mbecguard.records.damage import DamagedError, Loss
 from mbecguard.records.reasons import Reason, reason

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from mbecguard.plan.planner import Plan
+from mbecguard.plan.value import Plan
 from mbecguard.records import old
 from mbecguard.records.chain import Entry, Link
 from mbecguard.records.damage import ASIDE, DamagedError, ForeignError, Loss, reading

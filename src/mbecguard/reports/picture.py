@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from mbecguard.plan.planner import KeepRange, Plan
 from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.value import KeepRange, Plan
 from mbecguard.values.pages import LARGE_PAGES, PAGE_SHIFT, PageRange
 
 COLUMNS = 64  #: regions in a row
