@@ -35,8 +35,10 @@ class Made:
         audit["subject"] |= {"hostname": name, "machine_id": f"{number:032x}", "vm_uuid": uuid(number)}
         audit["subject"] |= {"build_id": BUILD} | changes.pop("subject", {})
         modules = changes.pop("modules", MODULES)
-        audit["locked"]["owners"] += [owner(module) for module in modules]
-        audit["locked"]["content_digest"] = digest([*modules])
+        files = changes.pop("files", {})
+        owners = [owner(module) | ({"build_id": files[module]} if module in files else {}) for module in modules]
+        audit["locked"]["owners"] += owners
+        audit["locked"]["content_digest"] = digest([[one["owner"], one["build_id"]] for one in owners])
         audit |= changes
         return self.write(f"{changes.get('file', name)}.json", audit)
 

@@ -177,16 +177,41 @@ def test_two_guests_without_any_identity_are_not_taken_for_one(made: Made) -> No
     ]
 
 
-def test_among_guests_of_one_kernel_the_few_with_other_code_stand_out(made: Made) -> None:
+def test_among_guests_of_one_kernel_the_few_with_other_modules_stand_out(made: Made) -> None:
     for name in ("web1", "web2", "web3"):
         made.put(name)
     made.put("web4", modules=(*MODULES[1:], "rootkit"))
     made.put("other", modules=("own",), subject={"build_id": "cd" * 20})
     fleet = look(made)
     (found,) = fleet.findings
-    assert (found.id, found.severity, fleet.exit) == ("content-differs", Severity.WARNING, Exit.OK)
+    assert (found.id, found.severity, fleet.exit) == ("modules-differ", Severity.WARNING, Exit.OK)
     assert (found.facts["guest"], found.facts["others"]) == ("web4", 3)
     assert found.facts["difference"] == "only here: rootkit; missing: ext4"
+
+
+def test_a_module_with_other_code_than_under_that_name_elsewhere_is_a_failure(made: Made) -> None:
+    """Whatever else each guest has loaded: here no two have the same modules."""
+    for name in ("web1", "web2", "web3"):
+        made.put(name, modules=(*MODULES, name))
+    made.put("odd", modules=(*MODULES[1:], "odd"), files={"virtio_net": "ef" * 20})
+    made.put("other", files={"virtio_net": "ef" * 20}, subject={"build_id": "cd" * 20})
+    fleet = look(made)
+    assert {one.name for one in fleet.guests if one.standing is Standing.FAIL} == {"odd"}
+    (found,) = (one for one in fleet.findings if one.severity is Severity.BLOCKER)
+    assert (found.id, found.facts["guest"], found.facts["modules"]) == ("content-differs", "odd", "virtio_net")
+    assert fleet.exit is Exit.DRIFT
+
+
+def test_of_two_guests_with_other_code_nobody_knows_which_is_right(made: Made) -> None:
+    made.put("web1")
+    made.put("web2", files={"ext4": "ef" * 20})
+    assert [(guest.standing, ids(guest)) for guest in look(made).guests] == [(Standing.FAIL, ["content-differs"])] * 2
+
+
+def test_a_module_whose_build_id_nobody_knows_differs_from_none(made: Made) -> None:
+    made.put("web1")
+    made.put("web2", files={"ext4": None})
+    assert look(made).findings == ()
 
 
 def test_without_a_majority_nobody_is_called_different(made: Made) -> None:

@@ -65,7 +65,7 @@ def test_the_table_has_each_guest_and_each_file_that_cannot_be_used(fleet: Fleet
     (failed,) = (row for row in rows if row["guest"] == "failed")
     assert (failed["failed"], failed["unknown_ranges"]) == ("cr-pinned no-unknown-code", "3")
     (odd,) = (row for row in rows if row["guest"] == "odd")
-    assert odd["findings"] == "content-differs"
+    assert odd["findings"] == "modules-differ"
 
 
 def test_a_spreadsheet_finds_no_formula(made: Made) -> None:

@@ -74,9 +74,14 @@ CATALOGUE: dict[str, Template] = {
         "find the copy; one of them may be an attacker's",
     ),
     "content-differs": Template(
+        _B,
+        "{guest} and most guests with the kernel {build} have different files for modules of one name: {modules}",
+        "take it for an intrusion until you know better: compare the files; if DKMS upgraded one, upgrade the others",
+    ),
+    "modules-differ": Template(
         _W,
-        "{guest} has the kernel {build} as {others} others have, and other code: {difference}",
-        "find out why it has other modules; if all is well, load the same everywhere before the lock",
+        "{guest} has the kernel {build} as {others} others have, and other modules: {difference}",
+        "find out why; if all is well, load the same everywhere before the lock",
     ),
     "content-split": Template(
         _W,

@@ -167,34 +167,51 @@ def _ask_hosts(guests: list[Known], witnesses: list[HostWitness]) -> None:
 
 
 def _contents(guests: list[Known], modules: dict[str, Modules]) -> None:
-    """Guests with one kernel should have one content; the few that have not stand out, if there are most."""
-    builds: dict[str, dict[str, list[Known]]] = {}
+    """Guests with one kernel should have one content."""
+    builds: dict[str, dict[Modules, list[Known]]] = {}
     for guest in guests:
         sheet = guest.newest
         if sheet and sheet.content_digest and sheet.subject.build_id:
-            builds.setdefault(sheet.subject.build_id, {}).setdefault(sheet.content_digest, []).append(guest)
+            found = builds.setdefault(sheet.subject.build_id, {})
+            found.setdefault(modules[sheet.content_digest], []).append(guest)
     for build, contents in builds.items():
-        total = sum(map(len, contents.values()))
-        usual = max(contents, key=lambda digest: len(contents[digest]))
-        if len(contents) == 1:
-            continue
-        if 2 * len(contents[usual]) <= total:
-            split = finding("content-split", guests=total, build=build[:16], count=len(contents))
-            _tell((guest for group in contents.values() for guest in group), split)
-            continue
-        for digest in contents.keys() - {usual}:
-            difference = _difference(modules[digest], modules[usual])
-            for guest in contents[digest]:
-                facts = {"build": build[:16], "others": len(contents[usual]), "difference": difference}
-                guest.findings.append(finding("content-differs", guest=guest.name, **facts))
+        _other_code(build[:16], contents)
+        sets: dict[frozenset[str], list[Known]] = {}
+        for content, group in contents.items():
+            sets.setdefault(frozenset(name for name, _ in content), []).extend(group)
+        if len(sets) > 1:
+            _other_modules(build[:16], sets)
 
 
-def _difference(here: Modules, usual: Modules) -> str:
-    names, others = dict(here), dict(usual)
-    changed = names.keys() & others.keys() & {name for name, _ in here ^ usual}
-    parts = (("only here", names.keys() - others.keys()), ("missing", others.keys() - names.keys()), ("other", changed))
-    told = "; ".join(f"{what}: {_list(sorted(part))}" for what, part in parts if part)
-    return told or "its digest"
+def _other_code(build: str, contents: dict[Modules, list[Known]]) -> None:
+    """A module is the same file wherever the kernel is the same, whichever modules a guest has beside it."""
+    files: dict[str, Counter[str]] = {}
+    for content, group in contents.items():
+        for name, file in content:
+            if file:  # else nobody can tell
+                files.setdefault(name, Counter())[file] += len(group)
+    for content, group in contents.items():
+        odd = sorted(name for name, file in content if file and 2 * files[name][file] <= files[name].total())
+        for guest in group if odd else ():
+            guest.findings.append(finding("content-differs", guest=guest.name, build=build, modules=_list(odd)))
+
+
+def _other_modules(build: str, sets: dict[frozenset[str], list[Known]]) -> None:
+    """The few that have other modules than most stand out, if there are most."""
+    total, usual = sum(map(len, sets.values())), max(sets, key=lambda names: len(sets[names]))
+    if 2 * len(sets[usual]) <= total:
+        split = finding("content-split", guests=total, build=build, count=len(sets))
+        _tell((guest for group in sets.values() for guest in group), split)
+        return
+    for names in sets.keys() - {usual}:
+        facts = {"build": build, "others": len(sets[usual]), "difference": _difference(names, usual)}
+        for guest in sets[names]:
+            guest.findings.append(finding("modules-differ", guest=guest.name, **facts))
+
+
+def _difference(here: frozenset[str], usual: frozenset[str]) -> str:
+    parts = (("only here", here - usual), ("missing", usual - here))
+    return "; ".join(f"{what}: {_list(sorted(part))}" for what, part in parts if part)
 
 
 def _list(words: Iterable[str]) -> str:
