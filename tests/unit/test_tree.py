@@ -107,8 +107,8 @@ def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
         raise fault
 
     (tmp_path / "f").touch()
-    monkeypatch.setattr(Path, "open", refuse)
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     for read in (Tree(tmp_path).data, Tree(tmp_path).names):
         with pytest.raises(UserError, match=r"may not be read|cannot be read") as caught:
             read("f")

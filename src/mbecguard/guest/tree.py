@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-import lzma
+import errno
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from mbecguard.values.facts import Absent, Fact, Known, Unknown, told
 
 FILE_LIMIT = 256 << 20  #: bytes of any one file, before and after decompression
 _PIECE = 1 << 16
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 _UNPACK_MEMORY = 128 << 20  #: bytes the xz decoder may use; `xz -9` needs 65 MiB
 
 
@@ -55,7 +58,8 @@ class Tree:
     def data(self, path: str) -> bytes | None:
         """Contents of a file, None if there is none. Dies where it exists but may not be read."""
         try:
-            return self._plain(path) if (self.root / path).is_file() else self._compressed(path)
+            found = self._plain(path)
+            return self._compressed(path) if found is None else found
         except PermissionError:
             _forbidden(path)
         except OSError as error:
@@ -69,7 +73,8 @@ class Tree:
     def names(self, folder: str) -> list[str]:
         """Sorted names in a folder (without `.xz`); empty if there is none."""
         try:
-            return sorted({entry.name.removesuffix(".xz") for entry in (self.root / folder).iterdir()})
+            with os.scandir(self._place(folder)) as entries:
+                return sorted({entry.name.removesuffix(".xz") for entry in entries})
         except (FileNotFoundError, NotADirectoryError):
             return []
         except PermissionError:
@@ -77,27 +82,52 @@ class Tree:
         except OSError as error:
             die(f"{self.root / folder} cannot be read: {error.strerror}", "capture the guest again, or check the disk")
 
-    def _plain(self, path: str) -> bytes:
-        # In pieces: for a sysctl the kernel allocates a buffer of the size that is asked for. A seq_file hands out
-        # a page at a time, whatever is asked for.
-        data = bytearray()
-        with (self.root / path).open("rb", buffering=0) as file:
-            while len(data) <= FILE_LIMIT and (piece := file.read(_PIECE)):
-                data += piece
-        return _bounded(bytes(data), path)
+    def _place(self, path: str) -> str:
+        # A survey reads hundreds of small files; to make a `Path` of each would take longer than to read it.
+        return f"{self.root}/{path}"
+
+    def _plain(self, path: str) -> bytes | None:
+        try:
+            file = os.open(self._place(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except ValueError:  # no file has such a name
+            return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise
+        try:
+            return _bounded(_content(file), path) if stat.S_ISREG(os.fstat(file).st_mode) else None
+        finally:
+            os.close(file)
 
     def _compressed(self, path: str) -> bytes | None:
-        packed = self.root / f"{path}.xz"
-        if not packed.is_file():
+        content = self._plain(f"{path}.xz")
+        if content is None:
             return None
+        import lzma
+
+        packed = self.root / f"{path}.xz"
         unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_UNPACK_MEMORY)
         try:
-            data = _bounded(unpacker.decompress(self._plain(f"{path}.xz"), FILE_LIMIT + 1), path)
+            data = _bounded(unpacker.decompress(content, FILE_LIMIT + 1), path)
         except lzma.LZMAError as error:
             die(f"{packed} is damaged: {error}", "capture the guest again")
         if not unpacker.eof or unpacker.unused_data:
             die(f"{packed} is damaged: it is cut short, or something follows it", "capture the guest again")
         return data
+
+
+def _content(file: int) -> bytes:
+    """All of it, or what shows that it is too much.
+
+    In pieces: for a sysctl the kernel allocates a buffer of the size that is asked for. A seq_file hands out a page at
+    a time, whatever is asked for.
+    """
+    pieces, size = [], 0
+    while size <= FILE_LIMIT and (piece := os.read(file, _PIECE)):
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)
 
 
 def present(check: Callable[[], bool]) -> bool:
