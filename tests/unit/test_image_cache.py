@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,9 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return counted
 
-    monkeypatch.setattr(cache_module, "read_kernel", counting(read_kernel))
-    monkeypatch.setattr(cache_module, "read_module", counting(read_module))
+    for name in ("_KERNEL", "_MODULE"):
+        kind = getattr(cache_module, name)
+        monkeypatch.setattr(cache_module, name, replace(kind, read=counting(kind.read)))
     return seen
 
 
@@ -114,11 +117,13 @@ def test_a_build_id_is_hex() -> None:
 
 def rewritten(change: Callable[[dict[str, Any]], object], *, sign: bool = True) -> Callable[[Path], object]:
     def apply(path: Path) -> None:
-        document = json.loads(path.read_bytes())
+        head, content = map(json.loads, path.read_bytes().split(b"\n"))
+        document = {**head, **content}
         change(document)
+        content = codec.canonical({key: document.pop(key) for key in content})
         if sign:
-            document["digest"] = codec.digest(document["entries"])
-        path.write_bytes(codec.canonical(document))
+            document["digest"] = hashlib.sha256(content).hexdigest()
+        path.write_bytes(codec.canonical(document) + b"\n" + content)
 
     return apply
 
@@ -144,6 +149,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a list": lambda path: path.write_bytes(b"[]"),
     "a number": lambda path: path.write_bytes(b"7"),
     "no digest": rewritten(lambda document: document.pop("digest"), sign=False),
+    "files are a list": rewritten(lambda document: document.update(files=[["a", "b"]])),
+    "rows are numbers": rewritten(lambda document: document.update(files={"a": 7})),
     "digest": rewritten(lambda document: document.update(digest="0" * 64), sign=False),
     "content": rewritten(damage_entries, sign=False),
     "signed nonsense": rewritten(damage_entries),

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from mbecguard.guest.source import Guest
 from mbecguard.guest.tree import FILE_LIMIT
-from mbecguard.image.cache import SectionCache
+from mbecguard.image.cache import Contents, SectionCache
 from mbecguard.image.kernel import KernelImage
 from mbecguard.image.module import ModuleImage, ModuleIndex
 from mbecguard.values.errors import UserError, die
@@ -43,7 +43,7 @@ class Images:
         """The image of the kernel with that build-id; if none has it, the first that can be read."""
         found = []
         for file in self._guest.kernel_images:
-            found.append(_read(file, lambda data, file=file: self._cache.kernel(data, file.name)))  # type: ignore[misc]
+            found.append(_read(file, self._cache.kernel_file))
             image = found[-1].image
             if image and image.build_id == build_id:
                 return found[-1]
@@ -54,6 +54,8 @@ class Images:
 
     def module(self, name: str, build_id: str) -> Found[ModuleImage]:
         """The file of a loaded module: with its build-id, whatever the file is called; else the first of its name."""
+        if build_id and (found := self._seen(name, build_id)):
+            return found
         first: Found[ModuleImage] | None = None
         for file in self._index.named(name):
             found = self._module(file)
@@ -63,8 +65,17 @@ class Images:
         nothing: Found[ModuleImage] = Found(None, None, "no file of it was found", _GIVE_FOLDER)
         return self._by_content(name, build_id) or first or nothing
 
+    def _seen(self, name: str, build_id: str) -> Found[ModuleImage] | None:
+        """A file that an earlier run read, if it is there and still that build: what others of it say is the same."""
+        folders = tuple(f"{folder}/" for folder in self._guest.modules_dirs)
+        for path in self._cache.module_files(name, build_id):
+            found = self._module(Path(path)) if path.startswith(folders) else None
+            if found and found.image and (found.image.name, found.image.build_id) == (name, build_id):
+                return found
+        return None
+
     def _module(self, file: Path) -> Found[ModuleImage]:
-        return _read(file, lambda data: self._cache.module(data, file.name))
+        return _read(file, self._cache.module_file)
 
     def _by_content(self, name: str, build_id: str) -> Found[ModuleImage] | None:
         for found in self._unclaimed:
@@ -87,9 +98,9 @@ def _fits(image: ModuleImage, build_id: str) -> bool:
     return not build_id or not image.build_id or image.build_id == build_id
 
 
-def _read(file: Path, parse: Callable[[bytes], T]) -> Found[T]:
+def _read(file: Path, parse: Callable[[Path, Contents], T]) -> Found[T]:
     try:
-        return Found(file, parse(_contents(file)))
+        return Found(file, parse(file, _contents))
     except UserError as error:
         return Found(file, None, error.message, error.hint)
 

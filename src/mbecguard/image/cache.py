@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Remembers what image files say, so that a warm run parses none of them.
 
-One JSON file per kernel build-id: `{"schema", "agent", "digest", "entries"}`, where `entries` maps the SHA-256 of
-a file's content to its facts. A cache is never trusted further than its owner, its digest and the version of the
-agent that parsed, never an error and never needed.
+One file per kernel build-id: a line of JSON, `{"schema", "agent", "digest"}`, and what the digest is of,
+`{"entries", "files"}`. `entries` maps the SHA-256 of a file's content to its facts, `files` a path to the stamp of the
+file that was read there, and to its entry: one that still has that stamp is not read again. A cache is never trusted
+further than its owner, its digest and the version of the agent that parsed, never an error and never needed.
 """
 
 from __future__ import annotations
@@ -14,26 +15,50 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from mbecguard import __version__
 from mbecguard.image.kernel import KernelImage, read_kernel
 from mbecguard.image.module import ModuleImage, module_name, read_module
+from mbecguard.image.stamp import stamp
 from mbecguard.values import codec
 
 T = TypeVar("T", KernelImage, ModuleImage)
 
-SCHEMA = "mbecguard.sections/2"
+SCHEMA = "mbecguard.sections/3"
 _HEADER = {"schema": SCHEMA, "agent": __version__}
-SIZE_LIMIT = 8 << 20  #: bytes of one cache file; 1121 modules of Debian's cloud kernel take 0.45 MiB
+SIZE_LIMIT = 8 << 20  #: bytes of one cache file; 1121 modules of Debian's cloud kernel take 0.7 MiB
 
 
 Note = Callable[[str], None]  #: told what is read, where that takes time
+Contents = Callable[[Path], bytes]
+_Entries = dict[str, Any]
+_Files = dict[str, tuple[str, str]]
 
 
 def unnoted(_what: str) -> None:
     """For those who need not know what takes time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[T]):
+    """Kernels or modules: how their content is read, and under which key the outcome is kept."""
+
+    type: type[T]
+    key: Callable[[bytes, str], str]
+    read: Callable[[bytes, str], T]
+
+
+_KERNEL = _Kind(KernelImage, lambda data, _: f"kernel:{_sha256(data)}", read_kernel)
+_MODULE = _Kind(
+    ModuleImage,
+    # A module without .modinfo is named after its file, so the name belongs to the key.
+    lambda data, name: f"module:{module_name(name)}:{_sha256(data)}",
+    read_module,
+)
 
 
 class SectionCache:
@@ -46,63 +71,110 @@ class SectionCache:
         bytes.fromhex(build_id)  # it becomes a file name
         self._note = note
         self._path = folder / f"{build_id}.json" if folder and build_id else None
-        self._entries = _load(self._path) if self._path else {}
+        self._entries, self._files = _load(self._path) if self._path else ({}, {})
+        self._images: dict[str, KernelImage | ModuleImage] = {}  # of the entries, those that were needed
         self._asked: set[str] = set()
         self._learnt = False
 
     def kernel(self, data: bytes, name: str = "kernel image") -> KernelImage:
         """As `read_kernel`, from memory if possible."""
-        return self._get(KernelImage, f"kernel:{_sha256(data)}", name, lambda: read_kernel(data, name))
+        return self._content(_KERNEL, data, name)[1]
 
     def module(self, data: bytes, name: str) -> ModuleImage:
         """As `read_module`, from memory if possible."""
-        # A module without .modinfo is named after its file, so the name belongs to the key.
-        key = f"module:{module_name(name)}:{_sha256(data)}"
-        return self._get(ModuleImage, key, name, lambda: read_module(data, name))
+        return self._content(_MODULE, data, name)[1]
+
+    def kernel_file(self, file: Path, contents: Contents) -> KernelImage:
+        """The same of a file. What is in it is only asked for if it can have changed since it was last read."""
+        return self._file(_KERNEL, file, contents)
+
+    def module_file(self, file: Path, contents: Contents) -> ModuleImage:
+        """The same of a file. What is in it is only asked for if it can have changed since it was last read."""
+        return self._file(_MODULE, file, contents)
+
+    def module_files(self, name: str, build_id: str) -> list[str]:
+        """Paths where such a module was once read; `module_file` knows what is there now."""
+        return self._places.get((name, build_id), [])
+
+    def forget_others(self) -> None:
+        """Drop what was not asked for."""
+        kept = {key: entry for key, entry in self._entries.items() if key in self._asked}
+        self._learnt = self._learnt or kept.keys() != self._entries.keys()
+        self._entries = kept
+        self._files = {path: row for path, row in self._files.items() if row[1] in kept}
 
     def save(self) -> None:
         """Write what was learnt, atomically; a folder that cannot be written is no fault."""
         if self._path is None or not self._learnt:
             return
-        content = _packed(self._entries)
+        content = _packed(self._entries, self._files)
         if len(content) > SIZE_LIMIT:
-            content = _packed({key: self._entries[key] for key in self._asked})
+            self.forget_others()
+            content = _packed(self._entries, self._files)
         if len(content) > SIZE_LIMIT:
             return
         with contextlib.suppress(OSError):
             replace_own(self._path, content)
             self._learnt = False
 
-    def _get(self, kind: type[T], key: str, name: str, read: Callable[[], T]) -> T:
-        self._asked.add(key)
-        if key in self._entries:
-            with contextlib.suppress(ValueError):
-                return codec.decode(kind, self._entries[key])
-        self._note(name)
-        image = read()
-        self._entries[key] = codec.encode(image)
-        self._learnt = True
+    @cached_property
+    def _places(self) -> dict[tuple[str, str], list[str]]:
+        """By name and build-id."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for path, (_, key) in self._files.items():
+            with contextlib.suppress(LookupError, TypeError):  # a kernel has no name
+                entry = self._entries[key]
+                found.setdefault((entry["name"], entry["build_id"]), []).append(path)
+        return found
+
+    def _file(self, kind: _Kind[T], file: Path, contents: Contents) -> T:
+        path, before = str(file), stamp(file)
+        seen, key = self._files.get(path, ("", ""))
+        if before and before == seen and (image := self._known(kind, key)):
+            return image
+        key, image = self._content(kind, contents(file), file.name)
+        if before and before == stamp(file):
+            self._files[path], self._learnt = (before, key), True
         return image
+
+    def _content(self, kind: _Kind[T], data: bytes, name: str) -> tuple[str, T]:
+        key = kind.key(data, name)
+        image = self._known(kind, key)
+        if image is None:
+            self._note(name)
+            image = self._images[key] = kind.read(data, name)
+            self._entries[key], self._learnt = codec.encode(image), True
+        return key, image
+
+    def _known(self, kind: _Kind[T], key: str) -> T | None:
+        """What an entry says; each is decoded once."""
+        self._asked.add(key)
+        if key in self._entries and key not in self._images:
+            with contextlib.suppress(ValueError):
+                self._images[key] = codec.decode(kind.type, self._entries[key])
+        return cast("T | None", self._images.get(key))
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _packed(entries: dict[str, Any]) -> bytes:
-    return codec.canonical({**_HEADER, "digest": codec.digest(entries), "entries": entries})
+def _packed(entries: _Entries, files: _Files) -> bytes:
+    content = codec.canonical({"entries": entries, "files": files})
+    return codec.canonical({**_HEADER, "digest": _sha256(content)}) + b"\n" + content
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """The entries of a cache file; none if it is absent, damaged, or could be someone else's work."""
-    try:
-        document = json.loads(read_own(path, SIZE_LIMIT))
-        known = all(document[key] == value for key, value in _HEADER.items())
-        if known and document["digest"] == codec.digest(document["entries"]):
-            return dict(document["entries"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        pass
-    return {}
+def _load(path: Path) -> tuple[_Entries, _Files]:
+    """What a cache file holds; nothing if it is absent, damaged, or could be someone else's work."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        head, _, content = read_own(path, SIZE_LIMIT).partition(b"\n")
+        if json.loads(head) == {**_HEADER, "digest": _sha256(content)}:
+            document = json.loads(content)
+            files = {path: (stamped, key) for path, (stamped, key) in document["files"].items()}
+            return dict(document["entries"]), {
+                path: row for path, row in files.items() if row[1] in document["entries"]
+            }
+    return {}, {}
 
 
 def read_own(path: Path, limit: int) -> bytes:
