@@ -23,7 +23,7 @@ from mbecguard.guest.mounts import volatile
 from mbecguard.guest.procfs import Kallsyms, parse_max_pfn
 from mbecguard.guest.setters import setters
 from mbecguard.guest.source import Guest
-from mbecguard.guest.survey import Survey, survey
+from mbecguard.guest.survey import Survey, Surveyor
 from mbecguard.guest.sysctlfiles import assignments
 from mbecguard.guest.uses import SYSCTLS, uses
 from mbecguard.host.base import Host, HostErrno, HostMode, HostRefusedError
@@ -37,7 +37,7 @@ from mbecguard.lock.transaction import Transaction
 from mbecguard.plan import machine
 from mbecguard.plan.explain import Explanation, Ground, explain
 from mbecguard.plan.findings import Check, check, finding
-from mbecguard.plan.planner import attribute
+from mbecguard.plan.planner import Planner, attribute
 from mbecguard.plan.policy import Policy, from_settings
 from mbecguard.records.boots import BootFile
 from mbecguard.records.chain import Entry
@@ -127,13 +127,21 @@ class Session:
 
     def look(self, policy: Policy | None = None) -> Seen:
         """Survey the guest now. The plan is by a policy: if none is given, that of the settings."""
-        return self._plan(*survey(self.guest, self.places.cache, self.note), policy)
+        return self._plan(*self._surveyor.look(), policy)
+
+    @cached_property
+    def _surveyor(self) -> Surveyor:
+        return Surveyor(self.guest, self.places.cache, self.note)
+
+    @cached_property
+    def _planner(self) -> Planner:
+        return Planner()
 
     def _plan(self, facts: Survey, symbols: Kallsyms, policy: Policy | None = None) -> Seen:
         tree = self.guest.tree
         decisions = decide(self.settings, uses(tree, symbols), assignments(tree, SYSCTLS), setters(tree))
         policy = policy or from_settings(self.settings)
-        found = attribute(facts, policy, symbols.nearest, frozen(decisions, self.knobs))
+        found = self._planner.attribute(facts, policy, symbols.nearest, frozen(decisions, self.knobs))
         return Seen(found.plan, found.roomy, decisions, found.policy)
 
     @property
@@ -180,10 +188,10 @@ class Session:
             return NoRoom()
         return LiveRoom(lambda: self.guest.memory.read(self._symbols))
 
-    @cached_property
+    @property
     def _symbols(self) -> Kallsyms:
         """Those of a moment, for what needs no newer ones."""
-        return Kallsyms(self.guest.tree.data("proc/kallsyms") or b"")
+        return self._surveyor.symbols
 
     @property
     def _real(self) -> bool:
@@ -342,7 +350,7 @@ class Session:
         if entry is None:
             die("nothing to compare with: the seal is not recorded yet", "`mbecguard lock` completes it")
         seal = self.store.plan(entry.record)
-        facts, symbols = survey(self.guest, self.places.cache, self.note)
+        facts, symbols = self._surveyor.look()
         found = attribute(facts, entry.record.policy, symbols.nearest)
         return compare(seal, Sight(found, facts.mappings, symbols.nearest)), locked(seal, build_ids(facts))
 
@@ -382,7 +390,7 @@ class Session:
         seal = entry.record if entry and entry.record.state is State.SEALED else None
         plans = (self.store.plan(seal),) if seal else ()
         try:
-            facts, symbols = survey(self.guest, self.places.cache, self.note)
+            facts, symbols = self._surveyor.look()
             today = self._plan(facts, symbols)
             ground = Ground(symbols, (*plans, today.plan), facts.memory.page_offset)
         except UserError:

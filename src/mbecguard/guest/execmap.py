@@ -11,6 +11,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -175,6 +176,7 @@ def dump(mappings: Iterable[Mapping]) -> str:
     return f'{{"schema":"{SCHEMA}","mappings":[\n{lines}\n]}}\n'
 
 
+@lru_cache(maxsize=1)
 def load(text: str, where: str = "execmap.json") -> tuple[Mapping, ...]:
     """The inverse of `dump`; addresses may also be hex strings. Dies on anything that no page table can hold."""
     try:

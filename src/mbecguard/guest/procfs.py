@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Parsers for what the kernel prints under /proc and /sys: text in, frozen values out. No I/O here."""
+"""Parsers for what the kernel prints under /proc and /sys: text in, frozen values out. No I/O here.
+
+A lock looks several times, and mostly nothing has changed: of the same text each parser knows the answer.
+"""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from mbecguard.values.errors import die
 from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PageRange
@@ -79,6 +82,10 @@ class Kallsyms:
             )
         if text < KERNEL_HALF:
             die(f"/proc/kallsyms has _text at {text:#x}, which is no kernel address", _DAMAGED)
+
+    def said_by(self, data: bytes) -> bool:
+        """Whether these symbols are of exactly that file."""
+        return self._data == data
 
     def address(self, name: str) -> int | None:
         """Address of a symbol of the kernel proper; None if there is none of that name."""
@@ -162,6 +169,7 @@ def _symbol(line: bytes) -> Symbol | None:
 _DAMAGED = "if this is a capture it is damaged: capture the guest again"
 
 
+@lru_cache(maxsize=1)
 def parse_iomem(text: str) -> tuple[IomemRegion, ...]:
     """All lines, whatever their depth. Dies if the kernel hid the addresses (all zero without CAP_SYS_ADMIN)."""
     lines = re.findall(r"^ *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$", text, re.MULTILINE)
@@ -171,6 +179,7 @@ def parse_iomem(text: str) -> tuple[IomemRegion, ...]:
     return tuple(r for r in regions if r.start < r.end)
 
 
+@lru_cache(maxsize=1)
 def parse_modules(text: str) -> tuple[LoadedModule, ...]:
     """/proc/modules: name, size in bytes, refcount, users, state, address, taints."""
     modules = []
@@ -187,6 +196,7 @@ _MODULE = re.compile(
 )
 
 
+@lru_cache(maxsize=1)
 def parse_vmallocinfo(text: str) -> tuple[VmallocArea, ...]:
     """All areas that name who asked for them."""
     areas = (_area(*line) for line in _AREA.findall(text))

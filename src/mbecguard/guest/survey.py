@@ -102,39 +102,64 @@ class Survey:
     schema: str = SCHEMA
 
 
-def survey(guest: Guest, cache_dir: Path | None, note: Note = unnoted) -> tuple[Survey, Kallsyms]:
-    """Look at `guest` once. The symbols come along to name addresses in findings; they are no part of the facts.
+class Surveyor:
+    """Looks at one guest, as often as it takes. Each look reads all that the kernel says; what files say, and symbols
+    of which not a byte has changed, it knows from the look before.
 
     `note` is told what is read, where that takes time.
     """
-    note("symbols")
-    symbols = Kallsyms(guest.tree.data("proc/kallsyms") or b"")
-    symbols.require_whole()
-    iomem = parse_iomem(
-        guest.tree.text("proc/iomem") or die("no /proc/iomem", "a captured guest needs the file proc/iomem")
-    )
-    build_id = notes_build_id(guest.tree.data("sys/kernel/notes") or b"")
-    cache = SectionCache(cache_dir, build_id, note)
-    note("page tables")
-    memory = guest.memory.read(symbols)
-    tree = guest.tree
-    loaded = parse_modules(tree.text("proc/modules") or "")
-    images = Images(guest, cache, {module.name for module in loaded})
-    result = Survey(
-        kernel=_kernel(guest, symbols, iomem, build_id, images),
-        modules=tuple(sorted((_module(tree, module, images) for module in loaded), key=lambda m: m.name)),
-        mappings=memory.mappings,
-        memory=memory.facts,
-        symbols=tuple(symbol for tag in GENERATED_TAGS for symbol in symbols.tagged(tag)),
-        tags=tuple(sorted(symbols.tags() - _NOT_MODULES)),
-        areas=_areas(tree),
-        efi=firmware(tree, memory.mappings),
-        crash_kernel=tuple(page_frames(r) for r in iomem if r.name == "Crash kernel"),
-        kexec_images=_kexec_images(tree),
-        processors=processors(tree),
-    )
-    cache.save()
-    return result, symbols
+
+    def __init__(self, guest: Guest, cache_dir: Path | None, note: Note = unnoted) -> None:
+        self._guest, self._note = guest, note
+        build_id = notes_build_id(guest.tree.data("sys/kernel/notes") or b"")
+        self._cache = SectionCache(cache_dir, build_id, note)
+        self._build_id = build_id
+        self._symbols: Kallsyms | None = None
+
+    @property
+    def symbols(self) -> Kallsyms:
+        """Those of the last look."""
+        return self._symbols or self._read_symbols()
+
+    def look(self) -> tuple[Survey, Kallsyms]:
+        """The survey; the symbols come along to name addresses in findings, they are no part of the facts."""
+        self._note("symbols")
+        symbols = self._read_symbols()
+        symbols.require_whole()
+        tree = self._guest.tree
+        iomem = parse_iomem(
+            tree.text("proc/iomem") or die("no /proc/iomem", "a captured guest needs the file proc/iomem")
+        )
+        self._note("page tables")
+        memory = self._guest.memory.read(symbols)
+        loaded = parse_modules(tree.text("proc/modules") or "")
+        images = Images(self._guest, self._cache, {module.name for module in loaded})
+        result = Survey(
+            kernel=_kernel(self._guest, symbols, iomem, self._build_id, images),
+            modules=tuple(sorted((_module(tree, module, images) for module in loaded), key=lambda m: m.name)),
+            mappings=memory.mappings,
+            memory=memory.facts,
+            symbols=tuple(symbol for tag in GENERATED_TAGS for symbol in symbols.tagged(tag)),
+            tags=tuple(sorted(symbols.tags() - _NOT_MODULES)),
+            areas=_areas(tree),
+            efi=firmware(tree, memory.mappings),
+            crash_kernel=tuple(page_frames(r) for r in iomem if r.name == "Crash kernel"),
+            kexec_images=_kexec_images(tree),
+            processors=processors(tree),
+        )
+        self._cache.save()
+        return result, symbols
+
+    def _read_symbols(self) -> Kallsyms:
+        data = self._guest.tree.data("proc/kallsyms") or b""
+        if not self._symbols or not self._symbols.said_by(data):
+            self._symbols = Kallsyms(data)
+        return self._symbols
+
+
+def survey(guest: Guest, cache_dir: Path | None, note: Note = unnoted) -> tuple[Survey, Kallsyms]:
+    """Look at `guest` once."""
+    return Surveyor(guest, cache_dir, note).look()
 
 
 def _kernel(

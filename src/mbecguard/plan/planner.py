@@ -77,6 +77,20 @@ def attribute(survey: Survey, policy: Policy, nearest: Nearest, frozen: Collecti
     return Attribution(policy, *engine.plans(findings), tuple(engine.unexplained))
 
 
+class Planner:
+    """For who asks again and again while little changes: it remembers its last answer, and exactly what was asked."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, Attribution] | None = None
+
+    def attribute(self, survey: Survey, policy: Policy, nearest: Nearest, frozen: Collection[str] = ()) -> Attribution:
+        """As `attribute`."""
+        asked = (survey, policy, nearest, frozenset(frozen))
+        if self._last is None or self._last[0] != asked:
+            self._last = (asked, attribute(survey, policy, nearest, frozen))
+        return self._last[1]
+
+
 def _claimed(claims: Iterable[Claim]) -> PageMap[Claim]:
     explained: PageMap[Claim] = PageMap()
     for claim in reversed(tuple(claims)):  # later puts win, so the first rule comes last
