@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The hypercalls. Guest memory is copied once, before any lock: that may wait for user space. */
 #include <linux/vmalloc.h>
-#include <crypto/sha2.h>
 
 #include "lapic.h"
 #include "mmu.h"
@@ -12,7 +11,6 @@
 #include "mbecg.h"
 
 static_assert(sizeof(struct mbecg_list) == PAGE_SIZE);
-static_assert(MBECG_DIGEST_SIZE == SHA256_DIGEST_SIZE);
 static_assert(KVM_EPERM == EPERM && KVM_E2BIG == E2BIG && KVM_EFAULT == EFAULT);
 static_assert(KVM_EINVAL == EINVAL && KVM_EOPNOTSUPP == EOPNOTSUPP);
 
@@ -61,23 +59,20 @@ static int copy_request(struct kvm_vcpu *vcpu, struct request *request, gpa_t gp
 	return 0;
 }
 
-static int fill_map(const struct mbecg_map *old, struct mbecg_map *new,
-		    const struct request *request)
+static int fill_map(struct mbecg_edit *edit, const struct request *request)
 {
 	u32 i;
 	int r;
 
-	mbecg_map_copy(new, old);
 	for (i = 0; i < request->nr_pages; i++) {
-		r = mbecg_map_apply(old, new, request->pages[i]->ranges,
-				    request->pages[i]->npages);
+		r = mbecg_map_apply(edit, request->pages[i]->ranges, request->pages[i]->npages);
 		if (r)
 			return r;
 		if (fatal_signal_pending(current))
 			return -EFAULT;
 		cond_resched();
 	}
-	mbecg_map_finish(new);
+	mbecg_map_finish(edit);
 	return 0;
 }
 
@@ -85,17 +80,18 @@ static int fill_map(const struct mbecg_map *old, struct mbecg_map *new,
 static int change_map(struct kvm *kvm, const struct request *request, struct mbecg_map **replaced)
 {
 	const struct mbecg_map *old = mbecg_map_locked(kvm);
+	u32 room = mbecg_map_room(old, request->nr_ranges);
+	struct mbecg_edit edit;
 	struct mbecg_map *new;
 	int r;
 
-	new = __vmalloc(struct_size(new, keys, mbecg_map_room(old, request->nr_ranges)),
-			GFP_KERNEL_ACCOUNT);
+	new = __vmalloc(struct_size(new, keys, room), GFP_KERNEL_ACCOUNT);
 	if (!new)
 		return -E2BIG;
-	r = fill_map(old, new, request);
+	mbecg_map_edit(&edit, old, new, room);
+	r = fill_map(&edit, request);
 	if (r || mbecg_map_equal(old, new))
 		goto free_map;
-	sha256((const u8 *)new->keys, new->nr * sizeof(*new->keys), new->digest);
 	r = new->sealed && mbecg_smram_open(kvm) ? -EOPNOTSUPP : 0;
 	if (r)
 		goto free_map;

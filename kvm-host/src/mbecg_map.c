@@ -76,28 +76,71 @@ bool mbecg_map_equal(const struct mbecg_map *a, const struct mbecg_map *b)
 	       (!count(a) || !memcmp(a->keys, b->keys, count(a) * sizeof(*a->keys)));
 }
 
-/* The hull of all page frames below @limit that are denied in one map only. */
-bool mbecg_map_changed(const struct mbecg_map *old, const struct mbecg_map *new,
-		       u64 limit, u64 *start, u64 *end)
+static bool differ(const struct mbecg_map *old, u32 i, const struct mbecg_map *new, u32 j)
 {
-	u32 i = 0, j = 0;
+	return denied(attr_of_rank(old, i)) != denied(attr_of_rank(new, j));
+}
+
+static bool as_denied(u64 key, u64 other)
+{
+	return key >> ATTR_BITS == other >> ATTR_BITS &&
+	       denied(key & ATTR_MASK) == denied(other & ATTR_MASK);
+}
+
+/* How many of the first boundaries deny the same: all of them, where a map is sealed as it is. */
+static u32 equal_boundaries(const struct mbecg_map *old, const struct mbecg_map *new)
+{
+	u32 i = 0, nr = min(count(old), count(new));
+
+	while (i < nr && as_denied(old->keys[i], new->keys[i]))
+		i++;
+	return i;
+}
+
+/* The first page frame that is denied in one map only, or NO_BOUNDARY. */
+static u64 first_change(const struct mbecg_map *old, const struct mbecg_map *new)
+{
+	u32 i = equal_boundaries(old, new), j = i;
 	u64 at = 0;
 
-	*start = 0;
-	*end = 0;
-	while (at < limit) {
-		u64 next = min(limit, min(boundary(old, i), boundary(new, j)));
+	while (at != NO_BOUNDARY && !differ(old, i, new, j)) {
+		u64 of_old = boundary(old, i), of_new = boundary(new, j);
 
-		if (at < next && denied(attr_of_rank(old, i)) != denied(attr_of_rank(new, j))) {
-			if (!*end)
-				*start = at;
-			*end = next;
-		}
-		i += boundary(old, i) == next;
-		j += boundary(new, j) == next;
-		at = next;
+		at = min(of_old, of_new);
+		i += of_old == at;
+		j += of_new == at;
 	}
-	return *end;
+	return at;
+}
+
+/* Behind the last one, if there is one. */
+static u64 last_change(const struct mbecg_map *old, const struct mbecg_map *new)
+{
+	u32 i = count(old), j = count(new);
+	u64 end = NO_BOUNDARY;
+
+	while (!differ(old, i, new, j)) {
+		u64 of_old = i ? boundary(old, i - 1) : 0, of_new = j ? boundary(new, j - 1) : 0;
+
+		end = max(of_old, of_new);
+		i -= i && of_old == end;
+		j -= j && of_new == end;
+	}
+	return end;
+}
+
+/*
+ * The hull of all page frames that are denied in one map only. Each end is
+ * looked for from its own side, and seldom far: not in a first map.
+ */
+bool mbecg_map_changed(const struct mbecg_map *old, const struct mbecg_map *new,
+		       u64 *start, u64 *end)
+{
+	*start = first_change(old, new);
+	if (*start == NO_BOUNDARY)
+		return false;
+	*end = last_change(old, new);
+	return true;
 }
 
 /* Keys to allocate for @old after @ranges changes; one change adds two at most. */
@@ -106,51 +149,72 @@ u32 mbecg_map_room(const struct mbecg_map *old, u32 ranges)
 	return min(count(old) + 2 * ranges, MBECG_MAX_BOUNDARIES + 2U);
 }
 
-void mbecg_map_copy(struct mbecg_map *new, const struct mbecg_map *old)
+/* @new, which has @room for keys, shall become @old with some changes. */
+void mbecg_map_edit(struct mbecg_edit *edit, const struct mbecg_map *old, struct mbecg_map *new,
+		    u32 room)
 {
-	new->nr = count(old);
-	if (new->nr)
-		memcpy(new->keys, old->keys, new->nr * sizeof(*new->keys));
+	u64 *end = new->keys + room;
+
+	*edit = (struct mbecg_edit){
+		.old = old, .new = new, .front = new->keys, .back = end - count(old), .end = end,
+	};
+	if (old)
+		memcpy(edit->back, old->keys, old->nr * sizeof(*old->keys));
 }
 
-static bool forbidden(const struct mbecg_map *published, u64 start, u64 end, u32 attr)
+static bool forbidden(struct mbecg_edit *edit, u64 start, u64 end, u32 attr)
 {
-	u32 i = rank_of(published, start);
+	const struct mbecg_map *old = edit->old;
+	u32 i;
 
-	for (;; i++) {
-		u32 is = attr_of_rank(published, i);
+	if (!old || !old->sealed)
+		return false;
+	while (edit->rank && boundary(old, edit->rank - 1) > start)
+		edit->rank--;
+	while (boundary(old, edit->rank) <= start)
+		edit->rank++;
+	for (i = edit->rank;; i++) {
+		u32 is = attr_of_rank(old, i);
 
 		if (is & MBECG_IMMUTABLE && is != attr)
 			return true;
-		if (boundary(published, i) >= end)
+		if (boundary(old, i) >= end)
 			return false;
 	}
 }
 
-static void put(struct mbecg_map *map, u64 start, u64 end, u32 attr)
+static void put(struct mbecg_edit *edit, u64 start, u64 end, u32 attr)
 {
-	u32 first = start ? rank_of(map, start - 1) : 0;
-	u32 last = rank_of(map, end);
-	u32 below = attr_of_rank(map, first), above = attr_of_rank(map, last);
-	u64 keys[2];
-	u32 nr = 0;
+	const u64 first = start << ATTR_BITS, last = end << ATTR_BITS | ATTR_MASK;
+	u64 *keys = edit->new->keys, *front = edit->front, *back = edit->back;
+	u32 before, after;
 
-	if (attr != below)
-		keys[nr++] = start << ATTR_BITS | attr;
-	if (attr != above)
-		keys[nr++] = end << ATTR_BITS | above;
-	memmove(map->keys + first + nr, map->keys + last, (map->nr - last) * sizeof(*map->keys));
-	memcpy(map->keys + first, keys, nr * sizeof(*map->keys));
-	map->nr += nr - (last - first);
+	while (front > keys && front[-1] >= first)
+		*--back = *--front;
+	while (back < edit->end && *back < first)
+		*front++ = *back++;
+	before = front > keys ? front[-1] & ATTR_MASK : 0;
+	for (after = before; back < edit->end && *back <= last; back++)
+		after = *back & ATTR_MASK;
+	if (attr != before)
+		*front++ = first | attr;
+	if (attr != after)
+		*--back = end << ATTR_BITS | after;
+	edit->front = front;
+	edit->back = back;
+}
+
+static u32 edited(const struct mbecg_edit *edit)
+{
+	return edit->front - edit->new->keys + (edit->end - edit->back);
 }
 
 /*
- * Apply checked ranges to @new in order; the later one wins. Immutable is what
- * is immutable in @old, the published map: one request may change its mind.
- * -EPERM, -E2BIG: @new is of no use any more.
+ * Apply checked ranges in order; the later one wins. Immutable is what is
+ * immutable in the published map: one request may change its mind.
+ * -EPERM, -E2BIG: the new map is of no use any more.
  */
-int mbecg_map_apply(const struct mbecg_map *old, struct mbecg_map *new,
-		    const struct mbecg_range *ranges, u32 nr)
+int mbecg_map_apply(struct mbecg_edit *edit, const struct mbecg_range *ranges, u32 nr)
 {
 	const struct mbecg_range *range;
 
@@ -158,25 +222,34 @@ int mbecg_map_apply(const struct mbecg_map *old, struct mbecg_map *new,
 		u64 start = range->pa >> GFN_SHIFT, end = range->epa >> GFN_SHIFT;
 		u32 attr = range->permissions == MBECG_RWX ? 0 : range->permissions;
 
-		if (forbidden(old, start, end, attr))
+		if (forbidden(edit, start, end, attr))
 			return -EPERM;
-		put(new, start, end, attr);
-		if (new->nr > MBECG_MAX_BOUNDARIES)
+		put(edit, start, end, attr);
+		if (edited(edit) > MBECG_MAX_BOUNDARIES)
 			return -E2BIG;
 	}
 	return 0;
 }
 
-/* Compute what the map says as a whole, before it is published. */
-void mbecg_map_finish(struct mbecg_map *new)
+/* Close the gap, and tell what the map says as a whole, before it is published. */
+void mbecg_map_finish(const struct mbecg_edit *edit)
 {
-	u32 rank;
+	struct mbecg_map *new = edit->new;
+	u32 attr, seen = 0;
+	const u64 *key;
 
+	new->nr = edited(edit);
+	memmove(edit->front, edit->back, (edit->end - edit->back) * sizeof(*edit->back));
+	for (key = new->keys; key < new->keys + new->nr; key++)
+		seen |= 1 << (*key & ATTR_MASK);
 	new->restricted = false;
 	new->sealed = false;
-	for (rank = 1; rank <= new->nr; rank++) {
-		new->restricted |= denied(attr_of_rank(new, rank));
-		new->sealed |= !!(attr_of_rank(new, rank) & MBECG_IMMUTABLE);
+	new->digested = false;
+	for (attr = 1; attr <= ATTR_MASK; attr++) {
+		if (!(seen & 1 << attr))
+			continue;
+		new->restricted |= denied(attr);
+		new->sealed |= !!(attr & MBECG_IMMUTABLE);
 	}
 }
 

@@ -6,6 +6,8 @@
 #include "mmu.h"
 #include "mbecg.h"
 
+static_assert(MBECG_DIGEST_SIZE == SHA256_DIGEST_SIZE);
+
 static u64 status(struct kvm *kvm, const struct mbecg_map *map)
 {
 	u64 answer = MBECG_ENFORCED | mbecg_mode << MBECG_STATUS_MODE |
@@ -19,13 +21,22 @@ static u64 status(struct kvm *kvm, const struct mbecg_map *map)
 	return answer;
 }
 
-static u64 digest_word(const struct mbecg_map *map, u64 nr)
+static u64 digest_word(struct mbecg *vm, u64 nr)
 {
-	u8 empty[SHA256_DIGEST_SIZE];
+	u8 empty[SHA256_DIGEST_SIZE], *digest = empty;
+	struct mbecg_map *map;
 
+	guard(mutex)(&vm->lock);
+	map = rcu_dereference_protected(vm->map, lockdep_is_held(&vm->lock));
 	if (!map)
 		sha256(empty, 0, empty);
-	return get_unaligned_be32((map ? map->digest : empty) + nr * sizeof(u32));
+	else if (!map->digested)
+		sha256((const u8 *)map->keys, map->nr * sizeof(*map->keys), map->digest);
+	if (map) {
+		map->digested = true;
+		digest = map->digest;
+	}
+	return get_unaligned_be32(digest + nr * sizeof(u32));
 }
 
 static u64 violations(struct mbecg *vm)
@@ -42,6 +53,8 @@ u64 mbecg_query(struct kvm *kvm, u64 word)
 
 	if (word >= MBECG_WORD_TEXT)
 		return mbecg_texts_word(kvm, word);
+	if (word >= MBECG_WORD_DIGEST && word < MBECG_WORD_DENIED)
+		return digest_word(vm, word - MBECG_WORD_DIGEST);
 	guard(rcu)();
 	map = mbecg_map_locked(kvm);
 	switch (word) {
@@ -57,9 +70,7 @@ u64 mbecg_query(struct kvm *kvm, u64 word)
 		return mbecg_ones(kvm, 4, map && map->sealed);
 	case MBECG_WORD_LIST_PAGES:
 		return MBECG_MAX_LIST_PAGES;
-	case MBECG_WORD_BOUNDARIES:
-		return MBECG_MAX_BOUNDARIES;
 	default:
-		return digest_word(map, word - MBECG_WORD_DIGEST);
+		return MBECG_MAX_BOUNDARIES;
 	}
 }

@@ -153,8 +153,9 @@ int __mbecg_max_level(struct kvm *kvm, gfn_t gfn, int level)
  * Publish @new, which may be NULL; srcu and the VM's lock are held. All SPTEs
  * made after the swap follow the new map, as look-up and installation share
  * one mmu_lock section. So what is zapped after it, stays away, and the flush
- * returns when no vCPU is in guest mode with an old TLB. Returns the old map,
- * for mbecg_map_discard() without the lock.
+ * returns when no vCPU is in guest mode with an old TLB. A seal of what is
+ * denied already zaps nothing. Returns the old map, for mbecg_map_discard()
+ * without the lock.
  */
 struct mbecg_map *mbecg_publish(struct kvm *kvm, struct mbecg_map *new)
 {
@@ -168,10 +169,11 @@ struct mbecg_map *mbecg_publish(struct kvm *kvm, struct mbecg_map *new)
 	WRITE_ONCE(vm->generation, vm->generation + 1);
 	write_unlock(&kvm->mmu_lock);
 
-	if (mbecg_map_changed(old, new, kvm_mmu_max_gfn() + 1, &start, &end))
+	if (mbecg_map_changed(old, new, &start, &end)) {
 		kvm_zap_gfn_range(kvm, start, end);
-	/* Not left to the zap: another path may have zapped and not yet flushed. */
-	kvm_flush_remote_tlbs(kvm);
+		/* Not left to the zap: another path may have zapped and not yet flushed. */
+		kvm_flush_remote_tlbs(kvm);
+	}
 	if ((old && old->sealed) != (new && new->sealed)) {
 		kvm_make_all_cpus_request(kvm, MBECG_REQ_SEALED);
 		kvm_make_all_cpus_request(kvm, MBECG_REQ_REFRESH);

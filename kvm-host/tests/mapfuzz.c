@@ -12,7 +12,7 @@
 #include "fuzz.h"
 
 #define PAGES		192ULL
-#define MAX_RANGES	24
+#define MAX_RANGES	96
 
 struct model {
 	unsigned char attr[PAGES];
@@ -24,12 +24,46 @@ static struct mbecg_range random_range(const struct model *model, bool immutable
 	u64 permissions = 1 + below(immutable && !below(3) ? 15 : 7);
 
 	end = end > PAGES ? PAGES : end;
-	if (!below(4)) {
-		permissions = model->attr[start];
-		while (end - start > 1 && model->attr[end - 1] != permissions)
-			end--;
+	if (!below(4)) {	/* pages that are alike as they are, or all of them as others */
+		for (end = start + 1; end < PAGES && model->attr[end] == model->attr[start]; end++)
+			;
+		while (start && model->attr[start - 1] == model->attr[end - 1])
+			start--;
+		permissions = below(2) ? model->attr[start] : permissions;
 	}
 	return (struct mbecg_range){ start << 12, end << 12, permissions };
+}
+
+static int by_start(const void *a, const void *b)
+{
+	const struct mbecg_range *left = a, *right = b;
+
+	return left->pa < right->pa ? -1 : left->pa > right->pa;
+}
+
+/* As agents send it a list ascends, often behind a range of everything. Half of these do not. */
+static u32 random_list(const struct model *model, struct mbecg_range *ranges)
+{
+	u32 i, nr = 1 + below(below(2) ? 4 : MAX_RANGES);
+	bool immutable = !below(8);
+
+	for (i = 0; i < nr; i++)
+		ranges[i] = random_range(model, immutable);
+	if (below(2))
+		qsort(ranges, nr, sizeof(*ranges), by_start);
+	if (!below(4))
+		ranges[0] = (struct mbecg_range){ 0, PAGES << 12, ranges[0].permissions };
+	return nr;
+}
+
+static u32 model_boundaries(const struct model *model)
+{
+	u32 nr = model->attr[PAGES - 1] != MBECG_RWX;
+	u64 gfn;
+
+	for (gfn = 0; gfn < PAGES; gfn++)
+		nr += model->attr[gfn] != (gfn ? model->attr[gfn - 1] : MBECG_RWX);
+	return nr;
 }
 
 static int model_apply(const struct model *published, struct model *model,
@@ -42,7 +76,7 @@ static int model_apply(const struct model *published, struct model *model,
 			return -EPERM;
 		model->attr[gfn] = range->permissions;
 	}
-	return 0;
+	return model_boundaries(model) > MBECG_MAX_BOUNDARIES ? -E2BIG : 0;
 }
 
 static bool model_denies(const struct model *model, u64 gfn)
@@ -53,20 +87,15 @@ static bool model_denies(const struct model *model, u64 gfn)
 static void check_pages(const struct mbecg_map *map, const struct model *model)
 {
 	bool restricted = false, sealed = false;
-	u32 boundaries = 0;
 	u64 gfn;
 
 	for (gfn = 0; gfn < PAGES; gfn++) {
-		u32 before = gfn ? model->attr[gfn - 1] : MBECG_RWX;
-
 		CHECK(mbecg_map_attr(map, gfn) == model->attr[gfn]);
 		CHECK(mbecg_map_denies(map, gfn) == model_denies(model, gfn));
-		boundaries += model->attr[gfn] != before;
 		restricted |= model_denies(model, gfn);
 		sealed |= !!(model->attr[gfn] & MBECG_IMMUTABLE);
 	}
-	boundaries += model->attr[PAGES - 1] != MBECG_RWX;
-	CHECK(map->nr == boundaries);
+	CHECK(map->nr == model_boundaries(model));
 	CHECK(map->restricted == restricted && map->sealed == sealed);
 	CHECK(mbecg_map_attr(map, PAGES) == MBECG_RWX && !mbecg_map_denies(map, ~0ULL >> 12));
 }
@@ -98,41 +127,56 @@ static void check_change(const struct mbecg_map *old, const struct mbecg_map *ne
 		start = end ? start : gfn;
 		end = gfn + 1;
 	}
-	changed = mbecg_map_changed(old, new, PAGES, &is_start, &is_end);
-	CHECK(changed == !!end && is_start == start && is_end == end);
+	changed = mbecg_map_changed(old, new, &is_start, &is_end);
+	CHECK(changed == !!end && (!changed || (is_start == start && is_end == end)));
 	CHECK(mbecg_map_equal(old, new) == !memcmp(before, after, sizeof(*before)));
 }
 
-static struct mbecg_map *map_for(const struct mbecg_map *old, u32 ranges)
+static struct mbecg_edit edit_of(const struct mbecg_map *old, u32 ranges)
 {
-	struct mbecg_map *map = malloc(sizeof(*map) + 8 * mbecg_map_room(old, ranges));
+	u32 room = mbecg_map_room(old, ranges);
+	struct mbecg_map *map = malloc(sizeof(*map) + 8 * room);
+	struct mbecg_edit edit;
 
 	if (!map)
 		exit(2);
-	mbecg_map_copy(map, old);
-	return map;
+	mbecg_map_edit(&edit, old, map, room);
+	return edit;
+}
+
+/* A list comes in pages. */
+static int apply(struct mbecg_edit *edit, const struct mbecg_range *ranges, u32 nr)
+{
+	while (nr) {
+		u32 some = 1 + below(nr);
+		int r = mbecg_map_apply(edit, ranges, some);
+
+		if (r)
+			return r;
+		ranges += some;
+		nr -= some;
+	}
+	return 0;
 }
 
 /* One request against *published; whether it was granted. */
 static bool one_request(struct mbecg_map **published, struct model *model)
 {
 	struct mbecg_range ranges[MAX_RANGES];
-	u32 i, nr = 1 + below(below(2) ? 2 : MAX_RANGES);
-	struct mbecg_map *new = map_for(*published, nr);
+	u32 i, nr = random_list(model, ranges);
+	struct mbecg_edit edit = edit_of(*published, nr);
+	struct mbecg_map *new = edit.new;
 	struct model after = *model;
 	int expected = 0;
 
-	for (i = 0; i < nr; i++) {
-		ranges[i] = random_range(model, !below(8));
-		if (!expected)
-			expected = model_apply(model, &after, &ranges[i]);
-	}
-	CHECK(mbecg_map_apply(*published, new, ranges, nr) == expected);
+	for (i = 0; i < nr && !expected; i++)
+		expected = model_apply(model, &after, &ranges[i]);
+	CHECK(apply(&edit, ranges, nr) == expected);
 	if (expected) {
 		free(new);
 		return false;
 	}
-	mbecg_map_finish(new);
+	mbecg_map_finish(&edit);
 	check_pages(new, &after);
 	check_blocks(new, &after);
 	check_change(*published, new, model, &after);
@@ -160,19 +204,20 @@ static u64 one_vm(void)
 static void check_bound(void)
 {
 	u64 i, fit = MBECG_MAX_BOUNDARIES / 2;
-	struct mbecg_map *full = map_for(NULL, fit), *new;
+	struct mbecg_edit full = edit_of(NULL, fit), edit;
 	struct mbecg_range range;
 
 	for (i = 0; i < fit; i++) {
 		range = (struct mbecg_range){ i << 13, (i << 13) + 0x1000, MBECG_READ };
-		CHECK(!mbecg_map_apply(NULL, full, &range, 1));
+		CHECK(!mbecg_map_apply(&full, &range, 1));
 	}
-	CHECK(full->nr == MBECG_MAX_BOUNDARIES);
+	mbecg_map_finish(&full);
+	CHECK(full.new->nr == MBECG_MAX_BOUNDARIES);
 	range = (struct mbecg_range){ range.epa, range.epa + 0x1000, MBECG_WRITE };
-	new = map_for(full, 1);
-	CHECK(mbecg_map_apply(full, new, &range, 1) == -E2BIG);
-	free(new);
-	free(full);
+	edit = edit_of(full.new, 1);
+	CHECK(mbecg_map_apply(&edit, &range, 1) == -E2BIG);
+	free(edit.new);
+	free(full.new);
 }
 
 static void check_lists(void)

@@ -33,6 +33,8 @@ class Map(ctypes.Structure):
         ("nr", ctypes.c_uint32),
         ("restricted", ctypes.c_bool),
         ("sealed", ctypes.c_bool),
+        ("digested", ctypes.c_bool),
+        ("digest", ctypes.c_uint8 * 32),
         ("keys", ctypes.c_uint64 * ROOM),
     )
 
@@ -64,16 +66,16 @@ def random_entry(rng: random.Random) -> Protection:
 
 def apply(library: ctypes.CDLL, old: Map, request: list[Protection]) -> tuple[int, Map]:
     """What the C map answers, and the map that it would publish."""
-    new = Map()
-    library.mbecg_map_copy(ctypes.byref(new), ctypes.byref(old))
+    new, edit = Map(), ctypes.create_string_buffer(64)  # at least as large as struct mbecg_edit
+    library.mbecg_map_edit(edit, ctypes.byref(old), ctypes.byref(new), ROOM)
     flat = [
         field
         for entry in request
         for field in (entry.pages.start << PAGE_SHIFT, entry.pages.end << PAGE_SHIFT, int(entry.permissions))
     ]
     ranges = (ctypes.c_uint64 * len(flat))(*flat)
-    result: int = library.mbecg_map_apply(ctypes.byref(old), ctypes.byref(new), ranges, len(request))
-    library.mbecg_map_finish(ctypes.byref(new))
+    result: int = library.mbecg_map_apply(edit, ranges, len(request))
+    library.mbecg_map_finish(edit)
     return result, new
 
 
