@@ -25,7 +25,7 @@
 #define WORD_CR0	11
 #define WORD_CR4	12
 #define LIST_ENTRIES	169
-#define LIST_PAGES	32
+#define LIST_PAGES	256
 
 struct list_page {
 	u64 next;

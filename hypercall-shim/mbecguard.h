@@ -24,7 +24,7 @@
 #include <linux/types.h>
 
 #define MBECGUARD_ABI		2
-#define MBECGUARD_MAX_RANGES	5408	/* 32 list pages of 169 entries */
+#define MBECGUARD_MAX_RANGES	43264	/* 256 list pages of 169 entries; the host may take fewer */
 
 #define MBECGUARD_INFO_KVM	(1U << 0)	/* hypercalls reach KVM */
 #define MBECGUARD_INFO_OFF	(1U << 1)	/* switched off on the command line */

@@ -143,7 +143,7 @@ class FakeShim:
         s.result = self._answered(self.hypervisor.hypercall(14, 0, int.from_bytes(b"HEKIQERY", "little") + s.word))
 
     def _protect(self, s: Any) -> None:
-        assert 1 <= s.count <= 5408
+        assert 1 <= s.count <= device.MAX_RANGES
         ranges = (STRUCTURES["range"] * s.count).from_address(s.ranges)
         s.result = self._answered(
             ask(

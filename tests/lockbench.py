@@ -50,6 +50,10 @@ class WrappedHost:
         self.hook("query")
         return self.inner.query()
 
+    def most_ranges(self) -> int:
+        self.hook("most_ranges")
+        return self.inner.most_ranges()
+
     def protect(self, request: Sequence[Protection]) -> None:
         self.hook("protect")
         self.inner.protect(request)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The hypercalls. Guest memory is copied once, before any lock: that may wait for user space. */
+#include <linux/slab.h>
 #include <linux/vmalloc.h>
 
 #include "lapic.h"
@@ -119,14 +120,16 @@ static int apply_request(struct kvm *kvm, const struct request *request)
 
 static long protect(struct kvm_vcpu *vcpu, gpa_t gpa)
 {
-	struct request request = {};
+	struct request *request __free(kfree) = kzalloc(sizeof(*request), GFP_KERNEL_ACCOUNT);
 	int r;
 
-	r = copy_request(vcpu, &request, gpa);
+	if (!request)
+		return -E2BIG;
+	r = copy_request(vcpu, request, gpa);
 	if (!r)
-		r = apply_request(vcpu->kvm, &request);
-	while (request.nr_pages)
-		free_page((unsigned long)request.pages[--request.nr_pages]);
+		r = apply_request(vcpu->kvm, request);
+	while (request->nr_pages)
+		free_page((unsigned long)request->pages[--request->nr_pages]);
 	return r;
 }
 

@@ -28,7 +28,7 @@ from mbecguard.values.pages import PAGE_SIZE
 DEVICE = Path("/dev/mbecguard")
 MODULES_DISABLED = Path("/proc/sys/kernel/modules_disabled")
 ABI = 2
-MAX_RANGES = 5408
+MAX_RANGES = 43264
 MAPPINGS_CONTENT = 1
 CANARY_VALUE = 0x4D42
 

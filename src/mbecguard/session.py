@@ -31,6 +31,7 @@ from mbecguard.image.cache import Note, unnoted
 from mbecguard.lock.check import misfit
 from mbecguard.lock.context import Seen
 from mbecguard.lock.ending import NOT_LOCKED
+from mbecguard.lock.request import too_long
 from mbecguard.lock.reserve import findings as room_findings
 from mbecguard.lock.room import LiveRoom, NoRoom, Room
 from mbecguard.lock.transaction import Transaction
@@ -219,6 +220,7 @@ class Session:
             findings.append(finding("switched-off", problem=origin, advice=advice))
         if forgets := self.volatile:
             findings.append(finding("state-volatile", problem=forgets))
+        seen: Seen | None = None
         try:
             seen = self.look()
             findings += [*seen.plan.findings, *freeze_findings(seen.decisions, self.knobs)]
@@ -227,19 +229,20 @@ class Session:
                 findings += room_findings(goes_on, self.settings.number("lock.bpf_packs"), self.room)
         except UserError as error:
             findings.append(finding("guest-unreadable", problem=error.message, advice=error.hint))
-        return [*findings, *self._host_findings()]
+        return [*findings, *self._host_findings(seen)]
 
-    def _host_findings(self) -> list[Finding]:
+    def _host_findings(self, seen: Seen | None) -> list[Finding]:
         """What the host answers; of one that cannot guard this machine, why, as far as this guest can tell."""
         cpuinfo = known(self.guest.tree.fact("proc/cpuinfo"), "")
         try:
             unfit = misfit(self.host.query(), self.settings.text("lock.mode"))
+            long = list(too_long(self.host, seen.plan, seen.roomy)) if seen else []
         except UserError as error:
             cannot = isinstance(error, HostRefusedError) and error.errno is HostErrno.NOT_SUPPORTED
             causes = list(machine.refused(cpuinfo)) if cannot else []
             return causes or [finding("host-unusable", problem=error.message, advice=error.hint)]
         found = [] if self._switched_off or not unfit else [finding("host-unfit", problem=unfit[0], advice=unfit[1])]
-        return [*found, *machine.offered(cpuinfo)]
+        return [*found, *long, *machine.offered(cpuinfo)]
 
     @property
     def _switched_off(self) -> tuple[str, str] | None:

@@ -132,7 +132,7 @@ BAD = [
     ((part(5, 6, R), part(PFNS, PFNS + 1, R)), HostErrno.INVALID),
     ((part(5, 6, R), part(6, 7, Permission(0))), HostErrno.INVALID),
     ((part(5, 6, R), part(6, 6, R)), HostErrno.INVALID),
-    ((part(5, 6, R),) * (32 * 169 + 1), HostErrno.TOO_BIG),
+    ((part(5, 6, R),) * (OPTIONS.limits.list_pages * 169 + 1), HostErrno.TOO_BIG),
 ]
 
 

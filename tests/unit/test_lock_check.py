@@ -10,7 +10,9 @@ import pytest
 
 from mbecguard.host.base import Host, HostMode, HostStatus, Outcome, Permission
 from mbecguard.host.simulated.hypervisor import Options
+from mbecguard.host.wire import LEAST_RANGES, Limits
 from mbecguard.lock.check import misfit
+from mbecguard.lock.request import too_long
 from mbecguard.plan.value import Plan
 from mbecguard.records.record import State, Step
 from mbecguard.values.errors import Exit, UserError
@@ -55,6 +57,29 @@ def test_an_unfit_host_is_refused_before_anything_changes(tmp_path: Path, option
     assert bench.status().state is State.OPEN
     assert bench.events() == [Event.LOCK_STARTED, Event.REFUSED]
     assert_recovers(Bench(tmp_path))
+
+
+@pytest.mark.parametrize(("list_pages", "long"), [(32, True), (33, False)])
+def test_a_request_that_is_too_long_is_refused_before_anything_changes(
+    tmp_path: Path, list_pages: int, long: bool
+) -> None:
+    plan = make_plan([(page, page + 1) for page in range(PFNS, PFNS + 2 * LEAST_RANGES, 2)], max_pfn=PFNS << 10)
+    bench = Bench(tmp_path, replace(OPTIONS, limits=Limits(plan.max_pfn, list_pages)), plans=[plan], roomy=plan)
+    assert [f.facts for f in too_long(bench.host, plan)] == [{"count": 5409, "most": 5408}] * long
+    if not long:
+        assert bench.lock().state is State.SEALED
+        return
+    failed = bench.fails()
+    assert (failed.status, "5409 ranges" in failed.message) == (Exit.REFUSED, True)
+    assert bench.host.query().generation == 0
+    assert_open(bench)
+
+
+def test_a_host_is_asked_how_much_it_takes_only_if_that_matters(bench: Bench) -> None:
+    calls: list[str] = []
+    bench.lock(WrappedHost(bench.host, calls.append))
+    assert "protect" in calls
+    assert "most_ranges" not in calls
 
 
 class SaysOff(WrappedHost):

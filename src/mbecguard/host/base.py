@@ -147,6 +147,10 @@ class Host(Protocol):
         """Ask for the digest of the map, counts and pins; None: this host does not tell. Changes nothing."""
         ...
 
+    def most_ranges(self) -> int:
+        """How many ranges a lock's request may have."""
+        ...
+
     def protect(self, request: Sequence[Protection]) -> None:
         """Change permissions, all or nothing; within one request the later entry wins."""
         ...

@@ -32,7 +32,7 @@ from mbecguard.device import (
     open_device,
 )
 from mbecguard.host.base import HostDetails, HostErrno, HostStatus, Outcome, Protection
-from mbecguard.host.wire import CR4_SMEP, Word, ask_details, checked, decode_status, pin_all
+from mbecguard.host.wire import CR4_SMEP, Word, ask_details, ask_most, checked, decode_status, pin_all
 from mbecguard.values.cpus import cpu_list
 from mbecguard.values.errors import Exit, die
 from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE
@@ -89,6 +89,10 @@ class ShimHost:
         """Ask for the digest of the map, counts and pins; None: this host does not tell. Changes nothing."""
         return ask_details(self._ask)
 
+    def most_ranges(self) -> int:
+        """How many ranges a lock's request may have: host and shim have a bound each."""
+        return min(MAX_RANGES, ask_most(self._ask))
+
     def _ask(self, word: int) -> int:
         answer = self._device.query(word)
         for _ in range(QUERIES - 1):
@@ -102,8 +106,8 @@ class ShimHost:
         """Change permissions by one hypercall, all or nothing; an empty request asks for nothing."""
         if len(request) > MAX_RANGES:
             die(
-                f"the request has {len(request)} ranges, one hypercall takes {MAX_RANGES}",
-                "keep longer runs: --set policy.tight=off; or load fewer modules before the lock",
+                f"the request has {len(request)} ranges, the shim takes {MAX_RANGES}",
+                "`mbecguard check` tells what to do about it",
                 Exit.REFUSED,
             )
         ranges = [(p.pages.start << PAGE_SHIFT, p.pages.end << PAGE_SHIFT, int(p.permissions)) for p in request]

@@ -41,6 +41,7 @@ QUERY_MAGIC = int.from_bytes(b"HEKIQERY", "little")
 ABI_VERSION = 3
 TEXT_MAGIC = int.from_bytes(b"HEKITEXT", "little")  #: a1 of hypercall 14 that hands text over
 ENTRIES_PER_PAGE = 169
+LEAST_RANGES = 32 * ENTRIES_PER_PAGE  #: of a request, that every host takes
 
 UNLISTED = Permission.READ | Permission.WRITE | Permission.EXEC  #: of a page that no request has named
 DIGEST_WORDS = 8
@@ -81,8 +82,8 @@ class Limits:
     """What a host accepts at most. Raises ValueError for a guest-physical space that x86 cannot have."""
 
     max_pfn: int = 1 << (39 - PAGE_SHIFT)  #: page frames of the guest-physical space
-    list_pages: int = 32  #: pages of one list; bounds cycles as well
-    boundaries: int = 16384  #: places in the guest-physical space where the permissions change
+    list_pages: int = 256  #: pages of one list; bounds cycles as well
+    boundaries: int = 131072  #: places in the guest-physical space where the permissions change
 
     def __post_init__(self) -> None:
         if not 0 < self.max_pfn <= ADDRESS_SPACE_PAGES:
@@ -174,6 +175,16 @@ def map_digest(entries: Iterable[Protection]) -> str:
             sha.update((gfn << 4 | permissions).to_bytes(8, "little"))
         before = permissions
     return sha.hexdigest()
+
+
+def ask_most(ask: Callable[[int], int]) -> int:
+    """How many ranges a host takes in a request like a lock's: one denies all, the others are disjoint.
+
+    Each has two boundaries. `ask` takes the number of a word of the extended query.
+    """
+    if (decode_status(ask(Word.STATUS)).abi or 0) < 2:
+        return LEAST_RANGES
+    return min(ask(Word.LIST_PAGES) * ENTRIES_PER_PAGE, ask(Word.BOUNDARIES) // 2)
 
 
 def ask_details(ask: Callable[[int], int]) -> HostDetails | None:

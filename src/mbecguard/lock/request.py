@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mbecguard.host.base import Permission, Protection
+from mbecguard.host.base import Host, Permission, Protection
+from mbecguard.host.wire import LEAST_RANGES
 from mbecguard.lock.proof import DENIED, KEPT
+from mbecguard.plan.findings import finding
 from mbecguard.plan.value import Plan
+from mbecguard.values.findings import Finding
 from mbecguard.values.pages import PageRange, PageSet
 
-PART = 4096  #: ranges; one request takes 5408
+PART = 4096  #: ranges; every host takes more
 
 
 def request(plan: Plan, canary_pfn: int | None, *, immutable: bool) -> list[Protection]:
@@ -27,6 +30,15 @@ def equal_request(plan: Plan, canary_pfn: int | None) -> list[Protection]:
     everything, *kept = request(plan, canary_pfn, immutable=True)
     gaps = PageSet(p.pages for p in kept).gaps(everything.pages)
     return [*(Protection(gap, everything.permissions) for gap in gaps), *kept]
+
+
+def too_long(host: Host, *plans: Plan) -> Iterator[Finding]:
+    """A request that the host would refuse, told before anything is done. Most are short enough for any host."""
+    if max(len(plan.keep) for plan in plans) < LEAST_RANGES - 2:
+        return
+    longest = max(len(request(plan, host.canary_pfn, immutable=True)) for plan in plans)
+    if longest > (most := host.most_ranges()):
+        yield finding("request-too-long", count=longest, most=most)
 
 
 def in_parts(tiles: list[Protection]) -> Iterator[list[Protection]]:

@@ -22,7 +22,7 @@ from mbecguard.lock.check import UnsettledError, check_host, check_plan, refuse
 from mbecguard.lock.context import Context
 from mbecguard.lock.ending import end, forget, roll_back
 from mbecguard.lock.proof import KEPT, DegradedError
-from mbecguard.lock.request import request
+from mbecguard.lock.request import request, too_long
 from mbecguard.lock.reserve import findings as room_findings
 from mbecguard.lock.reserve import reserve
 from mbecguard.lock.resume import resume
@@ -164,7 +164,8 @@ class Transaction(Context):
             seen = self.look(self.policy)
         self.take(seen)
         room = room_findings(self.compiles and self.mode != "audit", self.packs, self.room)
-        check_plan(self.plan, self.host, [*findings(self.decisions, self.knobs), *room])
+        long = too_long(self.host, seen.plan, seen.roomy)
+        check_plan(self.plan, self.host, [*findings(self.decisions, self.knobs), *room, *long])
         return seen.roomy
 
     def _require_same(self, applied: Plan, now: Plan) -> None:

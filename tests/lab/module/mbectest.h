@@ -5,7 +5,7 @@
 #include <linux/types.h>
 
 #define MBECTEST_CANARIES	8
-#define MBECTEST_LIST_PAGES	40
+#define MBECTEST_LIST_PAGES	264
 #define MBECTEST_ENTRIES	169
 #define MBECTEST_MAX_WORDS	8
 

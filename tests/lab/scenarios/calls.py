@@ -103,7 +103,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         "order",
-        "inside one list the later range wins; 3000 ranges fit one request, 33 pages do not",
+        "inside one list the later range wins; 256 pages fit one request, 257 do not",
         """
         pa=$(t canary 2)
         t wipe
@@ -118,22 +118,23 @@ SCENARIOS: tuple[Scenario, ...] = (
         t many 3000 $HOLE 0x2000 0x1000 $RW
         fact ranges-3000 "$(send)"
         fact instructions-3000 "$(t cost)"
-        t many 5408 $HOLE 0x2000 0x1000 $RW
-        fact pages-32 "$(send)"
-        t many 5409 $HOLE 0x2000 0x1000 $RWX
-        fact pages-33 "$(send)"
-        t many 5408 $((HOLE + 0x10000000)) 0x2000 0x1000 $RW
-        fact boundaries-21632 "$(send)"
-        fact wiped "$(protect $HOLE $RWX 65536)"
+        t many 43264 $HOLE 0x2000 0x1000 $RW
+        fact pages-256 "$(send)"
+        fact instructions-43264 "$(t cost)"
+        t many 43265 $HOLE 0x2000 0x1000 $RWX
+        fact pages-257 "$(send)"
+        t many 43264 $((HOLE + 0x20000000)) 0x2000 0x1000 $RW
+        fact boundaries-173056 "$(send)"
+        fact wiped "$(protect $HOLE $RWX 131072)"
         """,
         {
             "allowed-last": "0 ran",
             "denied-last": f"0 {DENIED}",
             "granted": "0 ran",
             "ranges-3000": "0",
-            "pages-32": "0",
-            "pages-33": E2BIG,
-            "boundaries-21632": E2BIG,
+            "pages-256": "0",
+            "pages-257": E2BIG,
+            "boundaries-173056": E2BIG,
             "wiped": "0",
         },
     ),
@@ -160,7 +161,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         {
             "version": "3",
             "empty": hashlib.sha256(b"").hexdigest(),
-            "limits": "32 16384 0 0",
+            "limits": "256 131072 0 0",
             "sent": "0",
             "digest": "equal",
             "denied": f"{DENIED} 1",

@@ -40,22 +40,22 @@ SCENARIOS: tuple[Scenario, ...] = (
         "churn",
         "3000 requests that change a nearly full map leave the host's memory where it was",
         """
-        t many 5408 $HOLE 0x2000 0x1000 $RW
+        t many 43264 $HOLE 0x2000 0x1000 $RW
         send >/dev/null
-        t many 2700 $((HOLE + 0x4000000)) 0x2000 0x1000 $RW
+        t many 22200 $((HOLE + 0x20000000)) 0x2000 0x1000 $RW
         fact full "$(send) $(guarded boundaries)"
         before=$(free_memory)
         # Each waits for a grace period of the host's RCU: together longer than a guest may say nothing.
         for round in 1 2 3 4 5 6; do
-            fact refused-$round "$(t churn 500 $((HOLE + 0x10000000)) $RW)"
+            fact refused-$round "$(t churn 500 $((HOLE + 0x40000000)) $RW)"
         done
         grown=$(((before - $(free_memory)) / 1024))
         fact grown-mib $grown
         fact bounded "$([ $grown -lt 8 ] && echo yes)"
-        fact emptied "$(protect $HOLE $RWX 131072) $(guarded boundaries)"
+        fact emptied "$(protect $HOLE $RWX 262144) $(guarded boundaries)"
         """,
         {
-            "full": re.compile("0 162[0-9]{2}"),
+            "full": re.compile("0 1309[0-9]{2}"),
             **same("refused-1 refused-2 refused-3 refused-4 refused-5 refused-6", "0"),
             "bounded": "yes",
             "emptied": re.compile("0 [0-9]"),

@@ -159,13 +159,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         """
         case $stage in
         1)
-            t many 5408 $HOLE 0x2000 0x1000 $RW
+            t many 43264 $HOLE 0x2000 0x1000 $RW
             fact calm "$(send)"
             reset
             ;;
         2)
             fact clean "$(($(query) >> 6 & 3))"
-            t many 5408 $HOLE 0x2000 0x1000 $((RW | IMMUTABLE))
+            t many 43264 $HOLE 0x2000 0x1000 $((RW | IMMUTABLE))
             host resetting >/dev/null
             on 0 late_vmxe
             sleep 60

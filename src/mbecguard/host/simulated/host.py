@@ -20,6 +20,7 @@ from mbecguard.host.wire import (
     PROTECT_MEMORY,
     QUERY_MAGIC,
     ask_details,
+    ask_most,
     checked,
     decode_status,
     encode,
@@ -71,6 +72,10 @@ class SimulatedHost:
     def details(self) -> HostDetails | None:
         """Ask for the digest of the map, counts and pins; None: this host does not tell. Changes nothing."""
         return ask_details(lambda word: self._call(PROTECT_MEMORY, 0, QUERY_MAGIC + word, "query"))
+
+    def most_ranges(self) -> int:
+        """How many ranges a lock's request may have."""
+        return ask_most(lambda word: self._call(PROTECT_MEMORY, 0, QUERY_MAGIC + word, "query"))
 
     def protect(self, request: Sequence[Protection]) -> None:
         """Change permissions, all or nothing; an empty request asks for nothing."""
