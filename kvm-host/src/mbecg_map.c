@@ -158,29 +158,36 @@ void mbecg_map_edit(struct mbecg_edit *edit, const struct mbecg_map *old, struct
 	*edit = (struct mbecg_edit){
 		.old = old, .new = new, .front = new->keys, .back = end - count(old), .end = end,
 	};
-	if (old)
-		memcpy(edit->back, old->keys, old->nr * sizeof(*old->keys));
+	if (!old)
+		return;
+	edit->key = old->keys;
+	memcpy(edit->back, old->keys, old->nr * sizeof(*old->keys));
+}
+
+static bool differs(u64 key, u32 attr)
+{
+	return key & MBECG_IMMUTABLE && (key & ATTR_MASK) != attr;
 }
 
 static bool forbidden(struct mbecg_edit *edit, u64 start, u64 end, u32 attr)
 {
 	const struct mbecg_map *old = edit->old;
-	u32 i;
+	const u64 *key = edit->key, *last;
 
 	if (!old || !old->sealed)
 		return false;
-	while (edit->rank && boundary(old, edit->rank - 1) > start)
-		edit->rank--;
-	while (boundary(old, edit->rank) <= start)
-		edit->rank++;
-	for (i = edit->rank;; i++) {
-		u32 is = attr_of_rank(old, i);
-
-		if (is & MBECG_IMMUTABLE && is != attr)
+	last = old->keys + old->nr;
+	while (key > old->keys && key[-1] >= start << ATTR_BITS)
+		key--;
+	while (key < last && *key <= (start << ATTR_BITS | ATTR_MASK))
+		key++;
+	edit->key = key;
+	if (key > old->keys && differs(key[-1], attr))
+		return true;
+	for (; key < last && *key < end << ATTR_BITS; key++)
+		if (differs(*key, attr))
 			return true;
-		if (boundary(old, i) >= end)
-			return false;
-	}
+	return false;
 }
 
 static void put(struct mbecg_edit *edit, u64 start, u64 end, u32 attr)

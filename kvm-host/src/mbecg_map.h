@@ -33,7 +33,7 @@ struct mbecg_edit {
 	u64 *front;			/* behind the keys before the gap */
 	u64 *back;			/* the first behind it */
 	u64 *end;
-	u32 rank;			/* in @old, of the last range */
+	const u64 *key;			/* in @old, the first above the start of the last range */
 };
 
 u32 mbecg_map_attr(const struct mbecg_map *map, u64 gfn);
