@@ -229,7 +229,7 @@ def test_ctrl_c_is_no_traceback(terminal: Terminal, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     SCATTERED.write(tmp_path / "guest")
-    monkeypatch.setattr("mbecguard.session.Surveyor.look", interrupt)
+    monkeypatch.setattr("mbecguard.guest.survey.Surveyor.look", interrupt)
     assert terminal.run("plan", "--guest", str(tmp_path / "guest")) == 130
     assert (terminal.out, terminal.err) == ("", "mbecguard: interrupted\n")
 

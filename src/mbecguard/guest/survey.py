@@ -30,12 +30,13 @@ from mbecguard.guest.procfs import (
 )
 from mbecguard.guest.source import Guest, module_build_id
 from mbecguard.guest.tree import Tree
-from mbecguard.image.cache import Note, SectionCache, unnoted
+from mbecguard.image.cache import SectionCache
 from mbecguard.image.kernel import KernelImage
 from mbecguard.image.module import ModuleImage, core_text, init_sections
 from mbecguard.image.sections import notes_build_id
 from mbecguard.values.errors import die
 from mbecguard.values.facts import Fact, Known, Unknown, known, told
+from mbecguard.values.note import Note, unnoted
 from mbecguard.values.pages import PageRange
 
 SCHEMA = "mbecguard.survey/1"

@@ -25,6 +25,7 @@ from mbecguard.image.kernel import KernelImage, read_kernel
 from mbecguard.image.module import ModuleImage, module_name, read_module
 from mbecguard.image.stamp import stamp
 from mbecguard.values import codec
+from mbecguard.values.note import Note, unnoted
 
 T = TypeVar("T", KernelImage, ModuleImage)
 
@@ -33,14 +34,9 @@ _HEADER = {"schema": SCHEMA, "agent": __version__}
 SIZE_LIMIT = 8 << 20  #: bytes of one cache file; 1121 modules of Debian's cloud kernel take 0.7 MiB
 
 
-Note = Callable[[str], None]  #: told what is read, where that takes time
 Contents = Callable[[Path], bytes]
 _Entries = dict[str, Any]
 _Files = dict[str, tuple[str, str]]
-
-
-def unnoted(_what: str) -> None:
-    """For those who need not know what takes time."""
 
 
 @dataclass(frozen=True, slots=True)

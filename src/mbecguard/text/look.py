@@ -13,7 +13,7 @@ from pathlib import Path
 from mbecguard.guest.images import Images
 from mbecguard.guest.procfs import Kallsyms, LoadedModule, parse_modules, parse_number
 from mbecguard.guest.source import Contents, Guest, module_build_id
-from mbecguard.image.cache import Note, SectionCache, unnoted
+from mbecguard.image.cache import SectionCache
 from mbecguard.image.sections import notes_build_id
 from mbecguard.text import kprobes
 from mbecguard.text.compare import Change, Text, changes
@@ -27,6 +27,7 @@ from mbecguard.text.stored import Accepted, TextCache
 from mbecguard.text.symbols import Symbols
 from mbecguard.values.errors import UserError, die
 from mbecguard.values.facts import known
+from mbecguard.values.note import Note, unnoted
 
 KERNEL = "kernel"
 SHOWN = 50  #: changes that are told one by one

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A lock of a session's guest."""
+
+from __future__ import annotations
+
+import time
+
+from mbecguard.lock.ending import NOT_LOCKED
+from mbecguard.lock.transaction import Transaction
+from mbecguard.plan.policy import from_settings
+from mbecguard.records.identity import identify
+from mbecguard.session import Session
+from mbecguard.values.errors import Exit, UserError, die
+from mbecguard.values.events import Tell
+
+
+def _sealed(session: Session) -> bool:
+    """Whether the host says so; a host that cannot be asked does not."""
+    try:
+        return session.host.query().sealed
+    except UserError:
+        return False
+
+
+def transaction(session: Session, tell: Tell) -> Transaction:
+    """A lock that is ready to run; refused where locking is switched off, or the settings are not in order."""
+    if session.switched_off:
+        origin, advice = session.switched_off
+        done = "the guest stays sealed until it is reset: " if _sealed(session) else NOT_LOCKED
+        die(f"{done}lock.mode is off ({origin})", advice, Exit.REFUSED)
+    settings = session.settings.clean()
+    mode, policy = settings.text("lock.mode"), from_settings(settings)
+    return Transaction(
+        host=session.host,
+        look=session.look,
+        store=session.store,
+        identity=identify(session.guest),
+        knobs=session.knobs,
+        policy=policy.roomy if mode == "audit" else policy,  # nothing is frozen then
+        mode=mode,
+        tell=tell,
+        room=session.room,
+        packs=settings.number("lock.bpf_packs"),
+        sleep=time.sleep if session.guest.live else lambda _seconds: None,  # a captured guest never settles
+    )
