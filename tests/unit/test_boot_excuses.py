@@ -130,7 +130,7 @@ def test_where_the_count_is_lost_nothing_locks(
     mounts = boot.session.guest.tree.root / "proc/self/mountinfo"
     mounts.parent.mkdir()
     mounts.write_text(f"22 1 0:30 / / rw - {kind} /dev/root rw\n")
-    monkeypatch.setattr(BenchSession, "_real", True)
+    monkeypatch.setattr(BenchSession, "real", True)
     if may:
         boot.service.lock()
         assert locked(boot)
