@@ -34,6 +34,13 @@ mbecg_canary:
 	.size mbecg_canary, . - mbecg_canary
 	.balign 4096, 0xcc
 
+/* The page that exists to be written to, once the host keeps text from that. */
+	.section .text.target, "ax", @progbits
+	.balign 4096
+	.globl mbecg_target
+mbecg_target:
+	.fill	4096, 1, 0xcc
+
 	.text
 /*
  * RAX: exception number, RDX: CR2, to the caller of the canary. Named .cold, or

@@ -22,6 +22,7 @@
 #define LOCK_CR_UPDATE	13
 #define PROTECT_MEMORY	14
 #define QUERY_MAGIC	0x59524551494b4548ull
+#define TEXT_MAGIC	0x54584554494b4548ull
 #define WORD_CR0	11
 #define WORD_CR4	12
 #define LIST_ENTRIES	169
@@ -37,11 +38,19 @@ struct list_page {
 static_assert(sizeof(struct list_page) <= PAGE_SIZE);
 static_assert(LIST_PAGES * LIST_ENTRIES == MBECGUARD_MAX_RANGES);
 
+static_assert(offsetof(struct list_page, entries) == MBECGUARD_TEXT_LINKS);
+
 static bool sealed;	/* written under mbecg_lock; the notifier of sleep only reads it */
+static bool stays;	/* mbecg_lock; whoever removes the module only reads it */
 
 bool mbecg_sealed(void)
 {
 	return READ_ONCE(sealed);
+}
+
+bool mbecg_stays(void)
+{
+	return READ_ONCE(stays);
 }
 
 /* Guests with encrypted memory or state: the host could neither read a list nor see the registers. */
@@ -114,8 +123,8 @@ static void free_list(struct list_page *list)
 	}
 }
 
-/* A list page of @count ranges in front of @rest; frees @rest if it fails. */
-static struct list_page *put_in_front(const struct mbecguard_range __user *ranges, u32 count,
+/* A list page of @count ranges, or of whatever @size bytes these are, in front of @rest; frees @rest if it fails. */
+static struct list_page *put_in_front(const void __user *content, size_t size, u32 count,
 				      struct list_page *rest)
 {
 	struct list_page *list = (void *)get_zeroed_page(GFP_KERNEL);
@@ -126,7 +135,7 @@ static struct list_page *put_in_front(const struct mbecguard_range __user *range
 	list->next_pa = rest ? virt_to_phys(rest) : 0;
 	list->npages = count;
 	err = -EFAULT;
-	if (copy_from_user(list->entries, ranges, count * sizeof(*ranges)))
+	if (copy_from_user(list->entries, content, size))
 		goto free_page;
 	return list;
 
@@ -145,9 +154,20 @@ static struct list_page *make_list(const struct mbecguard_range __user *ranges, 
 	while (count && !IS_ERR(list)) {
 		u32 first = rounddown(count - 1, LIST_ENTRIES);
 
-		list = put_in_front(ranges + first, count - first, list);
+		list = put_in_front(ranges + first, (count - first) * sizeof(*ranges),
+				    count - first, list);
 		count = first;
 	}
+	return list;
+}
+
+static struct list_page *make_text_list(const u8 __user *pages, u32 count)
+{
+	struct list_page *list = NULL;
+
+	while (count-- && !IS_ERR(list))
+		list = put_in_front(pages + (size_t)count * PAGE_SIZE + MBECGUARD_TEXT_LINKS,
+				    PAGE_SIZE - MBECGUARD_TEXT_LINKS, 0, list);
 	return list;
 }
 
@@ -162,15 +182,21 @@ static bool is_immutable(const struct list_page *list)
 	return false;
 }
 
-/* The canary's frame is denied until the machine resets: nobody else may ever get it. */
-static void seal(void)
+/* A frame of this module is denied, or read-only, until the machine resets: nobody else may ever get it. */
+static void stay(const char *why)
 {
 	lockdep_assert_held(&mbecg_lock);
-	if (sealed)
+	if (stays)
 		return;
-	WRITE_ONCE(sealed, true);
+	WRITE_ONCE(stays, true);
 	__module_get(THIS_MODULE);
-	pr_info("sealed: this module stays\n");
+	pr_info("%s: this module stays\n", why);
+}
+
+static void seal(void)
+{
+	WRITE_ONCE(sealed, true);
+	stay("sealed");
 }
 
 int mbecg_protect(void *argument)
@@ -189,6 +215,26 @@ int mbecg_protect(void *argument)
 	err = hypercall(PROTECT_MEMORY, virt_to_phys(list), 0, &protect->result);
 	if (!err && protect->result >= 0 && is_immutable(list))
 		seal();
+	free_list(list);
+	return err;
+}
+
+int mbecg_text(void *argument)
+{
+	struct mbecguard_text *text = argument;
+	struct list_page *list;
+	int err;
+
+	if (!text->count || text->count > MBECGUARD_MAX_TEXT_PAGES)
+		return -EINVAL;
+	if (mbecg_off)
+		return -EPERM;
+	list = make_text_list(u64_to_user_ptr(text->pages), text->count);
+	if (IS_ERR(list))
+		return PTR_ERR(list);
+	err = hypercall(PROTECT_MEMORY, virt_to_phys(list), TEXT_MAGIC, &text->result);
+	if (!err && text->result >= 0)
+		stay("text is handed over");
 	free_list(list);
 	return err;
 }

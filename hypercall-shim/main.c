@@ -44,6 +44,7 @@ int mbecg_info(void *argument)
 			 (mbecg_sealed() ? MBECGUARD_INFO_SEALED : 0),
 		.physical_bits = boot_cpu_data.x86_phys_bits,
 		.canary_pa = mbecg_canary_pa(),
+		.target_pa = mbecg_target_pa(),
 		.page_offset = PAGE_OFFSET,
 		.refused_modules = mbecg_refused_modules(),
 	};
@@ -63,6 +64,7 @@ static const struct request {
 	{ MBECGUARD_IOCTL_PIN, mbecg_pin },
 	{ MBECGUARD_IOCTL_PROBE, mbecg_probe },
 	{ MBECGUARD_IOCTL_HOLD, mbecg_hold },
+	{ MBECGUARD_IOCTL_TEXT, mbecg_text },
 };
 
 union argument {
@@ -73,6 +75,7 @@ union argument {
 	struct mbecguard_pin pin;
 	struct mbecguard_probe probe;
 	struct mbecguard_hold hold;
+	struct mbecguard_text text;
 };
 
 /* The size in the command is that of the caller's headers: the structure's own decides. */
@@ -176,7 +179,7 @@ static int __init mbecg_init(void)
 	/* Page tables of machine addresses, and ring 3: not what this is about. */
 	if (boot_cpu_has(X86_FEATURE_XENPV))
 		return -ENODEV;
-	if (WARN_ON(!PAGE_ALIGNED(mbecg_canary)))
+	if (WARN_ON(!PAGE_ALIGNED(mbecg_canary) || !PAGE_ALIGNED(mbecg_target)))
 		return -ENOEXEC;
 	err = mbecg_read_command_line();
 	if (err)
@@ -197,19 +200,19 @@ exit_hold:
 module_init(mbecg_init);
 
 /*
- * `rmmod -f` asks no reference. Returning would give the canary's frame, which
- * stays denied, to the next who allocates one, and take the hold away.
+ * `rmmod -f` asks no reference. Returning would give frames that stay denied, or
+ * read-only, to the next who allocates one, and take the hold away.
  */
 static void stay(void)
 {
-	pr_alert("sealed: this module stays, and whoever wanted to remove it waits\n");
+	pr_alert("the host keeps to what it was asked: this module stays, and whoever wanted to remove it waits\n");
 	for (;;)
 		schedule_timeout_idle(MAX_SCHEDULE_TIMEOUT);
 }
 
 static void __exit mbecg_exit(void)
 {
-	if (mbecg_sealed())
+	if (mbecg_stays())
 		stay();
 	misc_deregister(&device);
 	mbecg_hold_exit();

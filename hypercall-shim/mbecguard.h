@@ -23,8 +23,10 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define MBECGUARD_ABI		2
+#define MBECGUARD_ABI		3
 #define MBECGUARD_MAX_RANGES	43264	/* 256 list pages of 169 entries; the host may take fewer */
+#define MBECGUARD_MAX_TEXT_PAGES	1024
+#define MBECGUARD_TEXT_LINKS	24	/* bytes */
 
 #define MBECGUARD_INFO_KVM	(1U << 0)	/* hypercalls reach KVM */
 #define MBECGUARD_INFO_OFF	(1U << 1)	/* switched off on the command line */
@@ -37,6 +39,7 @@ struct mbecguard_info {
 	__u32 flags;		/* MBECGUARD_INFO_* */
 	__u32 physical_bits;	/* MAXPHYADDR: the guest-physical space has 2^this bytes */
 	__u64 canary_pa;	/* the page that exists to be denied */
+	__u64 target_pa;	/* the page of text that exists to be written to: nothing but 0xcc */
 	__u64 page_offset;	/* virtual address of physical 0 in the direct map */
 	__u64 refused_modules;	/* loads refused since the shim was loaded */
 	__u8 hypervisor[16];	/* CPUID 0x40000000, EBX ECX EDX, padded with 0; all 0 on bare metal */
@@ -94,6 +97,18 @@ struct mbecguard_protect {
 	__s64 result;
 };
 
+/*
+ * One hypercall that hands text over: 1 to MBECGUARD_MAX_TEXT_PAGES pages of
+ * 4 KiB, as docs/HOST-ABI.md has them ("Text objects"). Their first
+ * MBECGUARD_TEXT_LINKS bytes are the shim's. Once the host has taken text the shim stays.
+ */
+struct mbecguard_text {
+	__u32 size;
+	__u32 count;
+	__u64 pages;
+	__s64 result;
+};
+
 /* Ask the host for its mode and state; word 1 and up: of the extended query (docs/HOST-ABI.md), else EINVAL. */
 #define MBECGUARD_MAX_WORD	255
 
@@ -112,10 +127,10 @@ struct mbecguard_pin {
 };
 
 /* What a probe of the kernel's own rights saw. */
-#define MBECGUARD_RAN		0	/* it ran; of CLEAR: the bits were cleared, and are set again */
+#define MBECGUARD_RAN		0	/* it ran; of CLEAR and STORE: it took effect, and was taken back */
 #define MBECGUARD_TRAPPED	1	/* an exception stopped it: `trap`, `cr2` */
 #define MBECGUARD_LOOPED	2	/* it neither ran nor trapped; a timer took the CPU out of it */
-#define MBECGUARD_UNCHANGED	3	/* of CLEAR: no exception, but the bits are still set */
+#define MBECGUARD_UNCHANGED	3	/* of CLEAR and STORE: no exception, and no effect */
 #define MBECGUARD_UNSUITABLE	4	/* of FETCH: no instruction there that could be tried safely */
 
 /*
@@ -125,11 +140,14 @@ struct mbecguard_pin {
  * CLEAR: try to clear `bits` of CR0 or CR4 on the calling CPU, as an attacker
  * would, and restore them at once; only CR0.WP and CR4.SMEP, SMAP, UMIP (else EINVAL).
  * EPERM: the kernel is locked down, and the host has not pinned the bits.
+ * STORE: write one byte to the target page through a writable mapping of its
+ * own; `va` becomes the address that was written to.
  * Of `va`, `cr` and `bits`, those that the kind does not name must be 0.
  */
 #define MBECGUARD_PROBE_CANARY	0
 #define MBECGUARD_PROBE_FETCH	1
 #define MBECGUARD_PROBE_CLEAR	2
+#define MBECGUARD_PROBE_STORE	3
 
 struct mbecguard_probe {
 	__u32 size;
@@ -159,6 +177,7 @@ struct mbecguard_hold {
 #define MBECGUARD_IOCTL_PIN		_IOWR('m', 0xe4, struct mbecguard_pin)
 #define MBECGUARD_IOCTL_PROBE		_IOWR('m', 0xe5, struct mbecguard_probe)
 #define MBECGUARD_IOCTL_HOLD		_IOW('m', 0xe6, struct mbecguard_hold)
+#define MBECGUARD_IOCTL_TEXT		_IOWR('m', 0xe7, struct mbecguard_text)
 
 /*
  * What an ioctl is goes by its type, number and direction; the size in it may be a later header's.

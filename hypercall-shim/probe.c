@@ -254,6 +254,57 @@ static int probe_clear(struct mbecguard_probe *probe)
 	return 0;
 }
 
+phys_addr_t mbecg_target_pa(void)
+{
+	return PFN_PHYS(vmalloc_to_pfn(mbecg_target));
+}
+
+/* Interrupts are off: CR2 is that of this store. */
+static int store_raw(u8 *at, u8 value, u64 *cr2)
+{
+	long trap = 0;
+	int trapped = 1;
+
+	asm volatile("1: movb %[value], (%[at])\n\t"
+		     "xor %[trapped], %[trapped]\n"
+		     "2: mov %%cr2, %[cr2]\n"
+		     _ASM_EXTABLE_FAULT(1b, 2b)
+		     : "+a" (trap), [trapped] "+r" (trapped), [cr2] "=r" (*cr2)
+		     : [at] "r" (at), [value] "q" (value) : "memory", "cc");
+	return trapped ? trap : -1;
+}
+
+/* What an attacker does who can map memory: the page tables allow it, so only the host can be against it. */
+static int probe_store(struct mbecguard_probe *probe)
+{
+	struct page *page = vmalloc_to_page(mbecg_target);
+	u8 before = *mbecg_target, after;
+	unsigned long flags;
+	u64 cr2, unused;
+	u8 *alias;
+	int trap;
+
+	if (probe->va || probe->cr || probe->bits)
+		return -EINVAL;
+	alias = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
+	if (!alias)
+		return -ENOMEM;
+	local_irq_save(flags);
+	trap = store_raw(alias, (u8)~before, &cr2);
+	after = READ_ONCE(*mbecg_target);
+	if (after != before)
+		store_raw(alias, before, &unused);
+	local_irq_restore(flags);
+	probe->va = (unsigned long)alias;
+	vunmap(alias);
+	if (after != before)
+		return 0;
+	probe->outcome = MBECGUARD_UNCHANGED;
+	if (trap >= 0)
+		tell(probe, (struct mbecg_seen){ .value = trap, .cr2 = cr2 });
+	return 0;
+}
+
 int mbecg_probe(void *argument)
 {
 	struct mbecguard_probe *probe = argument;
@@ -271,6 +322,8 @@ int mbecg_probe(void *argument)
 		return probe_fetch(probe);
 	case MBECGUARD_PROBE_CLEAR:
 		return probe_clear(probe);
+	case MBECGUARD_PROBE_STORE:
+		return probe_store(probe);
 	default:
 		return -EINVAL;
 	}

@@ -17,6 +17,7 @@ int mbecg_protect(void *argument);
 int mbecg_pin(void *argument);
 int mbecg_probe(void *argument);
 int mbecg_hold(void *argument);
+int mbecg_text(void *argument);
 
 /* The one-way door of the user: nothing that changes the host's mind or the guest's. */
 extern bool mbecg_off;
@@ -24,6 +25,7 @@ int mbecg_read_command_line(void);
 
 bool mbecg_kvm(void);
 bool mbecg_sealed(void);
+bool mbecg_stays(void);
 u64 mbecg_pinned(u32 cr);
 
 int mbecg_hold_init(void);
@@ -36,5 +38,6 @@ bool mbecg_executable(u64 va);
 
 void mbecg_probe_init(void);
 phys_addr_t mbecg_canary_pa(void);
+phys_addr_t mbecg_target_pa(void);
 
 #endif

@@ -34,6 +34,7 @@ OPTIONS = Options(limits=Limits(max_pfn=PFNS))
 
 
 TEXT_VA, CANARY_VA, ALIAS_VA, USER_VA = 0xFFFFFFFF81000000, 0xFFFFFFFFC0A80000, 0xFFFF888000002000, 0xFFFFC90000000000
+TARGET, STORE_VA = CANARY - 1, 0xFFFFC90000800000  #: the page to write to, and where the shim maps it
 
 
 RETURNS = b"\xb8\x42\x4d\x00\x00\xc3"  # mov $0x4d42, %eax; ret
@@ -54,7 +55,7 @@ def structure(name: str, **fields: Any) -> Any:
 
 STRUCTURES = {
     "info": structure(
-        "info", size=U32, abi=U32, flags=U32, physical_bits=U32, canary_pa=U64, page_offset=U64,
+        "info", size=U32, abi=U32, flags=U32, physical_bits=U32, canary_pa=U64, target_pa=U64, page_offset=U64,
         refused_modules=U64, hypervisor=U8 * 16,
     ),
     "mapping": structure("mapping", va=U64, pa=U64, bytes=U64, flags=U32, reserved=U32),
@@ -67,11 +68,13 @@ STRUCTURES = {
         "probe", size=U32, kind=U32, va=U64, cr=U32, outcome=U32, bits=U64, cr2=U64, trap=U32, reserved=U32
     ),
     "hold": structure("hold", size=U32, held=U32),
+    "text": structure("text", size=U32, count=U32, pages=U64, result=S64),
 }  # fmt: skip
 
 
 CALLS: dict[str, Call] = {
-    name: getattr(device, name.upper()) for name in ("info", "mappings", "query", "protect", "pin", "probe", "hold")
+    name: getattr(device, name.upper())
+    for name in ("info", "mappings", "query", "protect", "pin", "probe", "hold", "text")
 }
 
 
@@ -84,7 +87,7 @@ class FakeShim:
 
     hypervisor: Hypervisor = field(default_factory=lambda: Hypervisor(OPTIONS))
     flags: InfoFlag = InfoFlag.KVM
-    abi: int = 2
+    abi: int = 3
     bits: int = BITS
     canary: int = CANARY
     signature: bytes = b"KVMKVMKVM\0\0\0"
@@ -120,7 +123,7 @@ class FakeShim:
 
     def _info(self, s: Any) -> None:
         s.abi, s.flags, s.physical_bits, s.canary_pa = self.abi, self.flags, self.bits, self.canary << 12
-        s.page_offset, s.refused_modules = 0xFFFF888000000000, 3
+        s.target_pa, s.page_offset, s.refused_modules = TARGET << 12, 0xFFFF888000000000, 3
         ctypes.memmove(s.hypervisor, self.signature, len(self.signature))
 
     def _mappings(self, s: Any) -> None:
@@ -159,9 +162,9 @@ class FakeShim:
         return result if self.answer is None else self.answer
 
     def _probe(self, s: Any) -> None:
-        tries = (self._run_canary, self._fetch, self._clear)
+        tries = (self._run_canary, self._fetch, self._clear, self._store)
         sight = self.sights.pop(0) if self.sights else tries[s.kind](s)
-        s.outcome, s.trap, s.cr2 = sight.seen, sight.trap, sight.cr2
+        s.outcome, s.trap, s.cr2, s.va = sight.seen, sight.trap, sight.cr2, sight.va
 
     def _run_canary(self, s: Any) -> Sight:
         assert (s.va, s.cr, s.bits) == (0, 0, 0)
@@ -183,6 +186,20 @@ class FakeShim:
         cleared = self.hypervisor.write_cr(s.cr, before & ~s.bits)
         self.hypervisor.write_cr(s.cr, before)
         return Sight(Seen.RAN, 0, 0) if cleared else Sight(Seen.TRAPPED, 13, 0)
+
+    def _store(self, s: Any) -> Sight:
+        assert (s.va, s.cr, s.bits) == (0, 0, 0)
+        done = self.hypervisor.store(TARGET << 12)
+        return Sight(Seen.RAN, 0, 0, STORE_VA) if done else Sight(Seen.TRAPPED, 14, STORE_VA, STORE_VA)
+
+    def _text(self, s: Any) -> None:
+        """The links of the pages are the shim's."""
+        room = ctypes.string_at(s.pages, s.count * 4096)
+        places = [(1 << 20) + 4096 * number for number in range(s.count)]
+        for place, following, start in zip(places, (*places[1:], 0), range(0, len(room), 4096), strict=True):
+            links = bytes(8) + following.to_bytes(8, "little") + bytes(8)
+            self.hypervisor.memory[place] = links + room[start + 24 : start + 4096]
+        s.result = self._answered(self.hypervisor.hypercall(14, places[0], int.from_bytes(b"HEKITEXT", "little")))
 
     def _hold(self, s: Any) -> None:
         if self.hypervisor.ept.sealed and not s.held:

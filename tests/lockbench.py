@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mbecguard.host.base import Host, HostDetails, HostStatus, Outcome, Protection
+from mbecguard.host.base import Host, HostDetails, HostStatus, HostText, Outcome, Protection
 from mbecguard.host.simulated.ept import Ept
 from mbecguard.host.simulated.host import SimulatedHost
 from mbecguard.host.simulated.hypervisor import Options
+from mbecguard.host.text import SiteForm, TextObject, TextSite
 from mbecguard.host.wire import Limits
 from mbecguard.lock.context import Seen
 from mbecguard.lock.room import NoRoom, Room
 from mbecguard.lock.transaction import Transaction
-from mbecguard.plan.policy import Policy
+from mbecguard.plan.policy import Level, Policy
 from mbecguard.plan.value import Plan
 from mbecguard.records.identity import Identity
 from mbecguard.records.record import Record, Step
@@ -24,7 +25,8 @@ from mbecguard.records.store import Store
 from mbecguard.switches import SWITCHES, Decision, LiveKnobs
 from mbecguard.values.errors import UserError, die
 from mbecguard.values.events import Event, message
-from tests.plans import CANARY, PFNS, make_plan, with_free_space
+from mbecguard.values.pages import PageRange
+from tests.plans import CANARY, PFNS, SPANS, make_plan, with_free_space
 
 BOOT = "11111111-2222-3333-4444-555555555555"
 OPTIONS = Options(limits=Limits(max_pfn=PFNS))
@@ -34,8 +36,8 @@ ONE_WAY = {s.knob for s in SWITCHES if s.one_way}
 FROZEN = {s.knob: BEFORE[s.knob] if s.one_way else s.value for s in SWITCHES}  #: before the seal
 
 
-#: Steps of a lock of the bench: its BPF programs are interpreted after the freeze.
-STEPS = tuple(step for step in Step if step is not Step.RESERVE)
+#: Steps of a lock of the bench: its BPF programs are interpreted after the freeze, and its level is exec.
+STEPS = tuple(step for step in Step if step not in (Step.RESERVE, Step.TEXT))
 
 
 class WrappedHost:
@@ -44,7 +46,7 @@ class WrappedHost:
     def __init__(self, inner: Host, hook: Callable[[str], None] = lambda _call: None) -> None:
         self.inner, self.hook = inner, hook
         self.name, self.simulated = inner.name, inner.simulated
-        self.max_pfn, self.canary_pfn = inner.max_pfn, inner.canary_pfn
+        self.max_pfn, self.canary_pfn, self.target_pfn = inner.max_pfn, inner.canary_pfn, inner.target_pfn
 
     def query(self) -> HostStatus:
         self.hook("query")
@@ -85,6 +87,34 @@ class WrappedHost:
     def run_kept(self, pfn: int) -> Outcome:
         self.hook("run_kept")
         return self.inner.run_kept(pfn)
+
+    def text(self) -> HostText | None:
+        self.hook("text")
+        return self.inner.text()
+
+    def foreign(self) -> int:
+        self.hook("foreign")
+        return self.inner.foreign()
+
+    def hand_over(self, text: TextObject) -> None:
+        self.hook("hand_over")
+        self.inner.hand_over(text)
+
+    def run_store(self) -> Outcome:
+        self.hook("run_store")
+        return self.inner.run_store()
+
+    def run_patch(self) -> Outcome:
+        self.hook("run_patch")
+        return self.inner.run_patch()
+
+
+#: What is handed over of the guest of the bench: its page to write to, and kernel text.
+TARGET_PFN = CANARY - 1
+TEXTS = (
+    TextObject(PageRange(TARGET_PFN, TARGET_PFN + 1)),
+    TextObject(PageRange(*SPANS[1]), (TextSite(0, 0, SiteForm.MCOUNT, 5),), (0,)),
+)
 
 
 class GuestKnobs(LiveKnobs):
@@ -151,6 +181,7 @@ class Bench:
             mode=self.mode,
             tell=self.tell,
             room=self.room,
+            texts=lambda _plan, policy: tuple(replace(t, logs=policy.level is Level.TEXT_LOG) for t in TEXTS),
             packs=self.packs,
             reach=reach,
             sleep=self.slept.append,
@@ -175,7 +206,7 @@ class Bench:
 
     def again(self) -> Bench:
         """The next agent, with nothing but what is on disk."""
-        return Bench(self.folder, self.options, self.boot_id)
+        return Bench(self.folder, self.options, self.boot_id, policy=self.policy)
 
     def frames(self, bit: Ept) -> set[int]:
         """The page frames whose EPT leaf has a permission bit, one by one."""

@@ -42,6 +42,8 @@ def test_agrees_with_a_naive_model_under_sanitizers(tmp_path: Path) -> None:
         ("(to & 0xffffff) | high << 24", "(to & 0xffff) | high << 24"),
         ("site->offset + form->length, distance = 0", "site->offset + form->given, distance = 0"),
         ("table->targets[low] == offset", "table->targets[low] >= offset"),
+        ("((end + distance - from) & mask) < to - from", "((end + distance - from) & mask) <= to - from"),
+        ("((end + distance - from) & mask) < to - from", "(end + distance - from) < to - from"),
         ("site->offset < end ||", ""),
         ("!in_reach(site) ||", ""),
         ("table->targets[i - 1] >= table->targets[i]", "table->targets[i - 1] > table->targets[i]"),

@@ -45,6 +45,8 @@ enum mbecg_word {
 	MBECG_WORD_PATCHES,
 	MBECG_WORD_BAD_STORES,
 	MBECG_WORD_FOREIGN,
+	MBECG_WORD_TEXT_DIGEST,	/* the first of eight, as above */
+	MBECG_WORD_LAST_BAD = 27,
 	MBECG_WORDS,
 };
 
@@ -75,6 +77,7 @@ enum mbecg_site_kinds {
 	MBECG_SITE_TAIL_JCC,	/* the same as a conditional jump */
 	MBECG_SITE_MCOUNT,	/* the start of a traced function */
 	MBECG_SITE_FTRACE_CALL,	/* in ftrace's own trampolines */
+	MBECG_SITE_HOOK,	/* the start of a traced function that BPF programs hook */
 };
 
 struct mbecg_text_head {
@@ -85,6 +88,7 @@ struct mbecg_text_head {
 	u32 ftrace[2];
 	u32 flags;
 	u32 unused;
+	u32 hooks[2];		/* from where to where a hook may lead, half-open, modulo 2^32 */
 };
 
 struct mbecg_site {

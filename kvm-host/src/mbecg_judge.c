@@ -12,7 +12,7 @@
 
 #define INT3	0xcc
 
-enum goal { NOWHERE, SITE_TARGET, FUNCTION, FTRACE };
+enum goal { NOWHERE, SITE_TARGET, FUNCTION, FTRACE, HOOK };
 
 /* What may stand at a site: given bytes, then the distance from its end to the goal. */
 struct form {
@@ -41,6 +41,9 @@ static const struct form forms[] = {
 	{ MBECG_SITE_MCOUNT, 5, 1, 0xff, FTRACE, { 0xe8 } },
 	{ MBECG_SITE_FTRACE_CALL, 5, 1, 0xff, FUNCTION, { 0xe8 } },
 	{ MBECG_SITE_FTRACE_CALL, 5, 1, 0xff, FUNCTION, { 0xe9 } },
+	{ MBECG_SITE_HOOK, 5, 5, 0xff, NOWHERE, { 0x0f, 0x1f, 0x44, 0x00, 0x00 } },
+	{ MBECG_SITE_HOOK, 5, 1, 0xff, FTRACE, { 0xe8 } },
+	{ MBECG_SITE_HOOK, 5, 1, 0xff, HOOK, { 0xe8 } },
 };
 
 static bool is_target(const struct mbecg_table *table, u32 offset)
@@ -104,6 +107,14 @@ static bool leads_to_function(const struct mbecg_table *table, u32 distance, u32
 	return false;
 }
 
+/* The same of some place in [@from, @to). */
+static bool leads_between(u32 distance, u32 known, u32 end, u32 from, u32 to)
+{
+	u32 mask = known < 4 ? (1U << 8 * known) - 1 : ~0U;
+
+	return ((end + distance - from) & mask) < to - from;
+}
+
 static bool leads_there(const struct mbecg_table *table, const struct mbecg_site *site,
 			const struct form *form, const u8 *bytes, u32 known)
 {
@@ -119,6 +130,8 @@ static bool leads_there(const struct mbecg_table *table, const struct mbecg_site
 	case FTRACE:
 		return leads_to(distance, known, end, table->ftrace[0]) ||
 		       leads_to(distance, known, end, table->ftrace[1]);
+	case HOOK:
+		return leads_between(distance, known, end, table->hooks[0], table->hooks[1]);
 	}
 	return true;
 }

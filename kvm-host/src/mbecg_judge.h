@@ -11,6 +11,7 @@ struct mbecg_table {
 	u32 nr_sites;
 	u32 nr_targets;
 	u32 ftrace[2];				/* what an mcount site may call */
+	u32 hooks[2];				/* what a hook may call as well: from, to */
 	const struct mbecg_site *sites;		/* ascending, disjoint */
 	const u32 *targets;			/* starts of functions, ascending */
 };

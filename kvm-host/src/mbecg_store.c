@@ -5,6 +5,7 @@
 #include <linux/bitmap.h>
 #include <linux/highmem.h>
 #include <linux/seq_file.h>
+#include <linux/unaligned.h>
 
 #include "mmu.h"
 #include "mbecg_compat.h"
@@ -181,6 +182,18 @@ static u64 sum(struct mbecg_texts *texts, int from, int to)
 	return nr;
 }
 
+static u64 last_bad(struct mbecg_texts *texts)
+{
+	guard(mutex)(&texts->lock);
+	return texts->nr_bad ? texts->log[(texts->nr_bad - 1) % MBECG_STORE_LOG].gpa : 0;
+}
+
+static u64 digest_word(struct mbecg_texts *texts, u64 nr)
+{
+	guard(mutex)(&texts->lock);
+	return get_unaligned_be32(texts->digest + nr * sizeof(u32));
+}
+
 /* A word of the extended query; kvm->srcu is held. */
 u64 mbecg_texts_word(struct kvm *kvm, u64 word)
 {
@@ -193,8 +206,12 @@ u64 mbecg_texts_word(struct kvm *kvm, u64 word)
 		return sum(texts, 0, MBECG_UNLISTED) & MBECG_COUNT_MASK;
 	case MBECG_WORD_BAD_STORES:
 		return sum(texts, MBECG_UNLISTED, MBECG_REASONS) & MBECG_COUNT_MASK;
-	default:
+	case MBECG_WORD_FOREIGN:
 		return mbecg_texts_foreign(kvm);
+	case MBECG_WORD_LAST_BAD:
+		return last_bad(texts);
+	default:
+		return digest_word(texts, word - MBECG_WORD_TEXT_DIGEST);
 	}
 }
 

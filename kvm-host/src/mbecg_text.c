@@ -246,8 +246,10 @@ static int settle(struct kvm_vcpu *vcpu, struct mbecg_text *text, u64 resets)
 		forget_text(kvm, text);
 		return r;
 	}
-	scoped_guard(mutex, &texts_of(kvm)->lock)
+	scoped_guard(mutex, &texts_of(kvm)->lock) {
 		texts_of(kvm)->odd += count_odd(text);
+		mbecg_text_fold(texts_of(kvm)->digest, text->digest, sizeof(text->digest));
+	}
 	smp_store_release(&text->settled, true); /* pairs with mbecg_text_settled() */
 	return 0;
 }
@@ -304,6 +306,7 @@ void mbecg_texts_forget(struct kvm *kvm)
 	texts->resets++;
 	guard(mutex)(&texts->lock);
 	memset(texts->stores, 0, sizeof(texts->stores));
+	memset(texts->digest, 0, sizeof(texts->digest));
 	texts->odd = 0;
 	texts->nr_bad = 0;
 }

@@ -5,6 +5,7 @@
 #include <linux/kvm_host.h>
 #include <linux/maple_tree.h>
 #include <linux/mutex.h>
+#include <crypto/sha2.h>
 
 #include "mbecg_judge.h"
 
@@ -32,6 +33,7 @@ struct mbecg_text {
 	gfn_t end;
 	bool settled;		/* false: nothing of it is mapped, and all who want it wait */
 	bool logs;
+	u8 digest[SHA256_DIGEST_SIZE];	/* of the list that it came by */
 	struct mbecg_table table;
 	struct page **pages;
 	unsigned long *chunks;	/* 2 MiB from @start, rounded down: one page of that order */
@@ -49,6 +51,7 @@ struct mbecg_texts {
 	u64 stores[MBECG_REASONS];
 	u64 odd;			/* sites that stood in no form when their text came */
 	u64 nr_bad;
+	u8 digest[SHA256_DIGEST_SIZE];	/* of all that came, in order */
 	struct mbecg_store log[MBECG_STORE_LOG];
 };
 
@@ -61,6 +64,7 @@ long mbecg_text_add(struct kvm_vcpu *vcpu, gpa_t gpa);
 
 /* Between the files of ours. */
 extern unsigned int mbecg_text_offers;	/* mbecg_text_mode */
+void mbecg_text_fold(u8 *digest, const void *data, size_t size);
 int mbecg_text_take(struct kvm_vcpu *vcpu, struct mbecg_text *text, gpa_t gpa);
 struct mbecg_text *mbecg_text_at(struct kvm *kvm, gfn_t gfn);
 bool mbecg_text_settled(const struct mbecg_text *text);

@@ -64,6 +64,7 @@ static int take_head(struct upload *upload, const struct mbecg_text_page *page)
 		.nr_sites = head->nr_sites,
 		.nr_targets = head->nr_targets,
 		.ftrace = { head->ftrace[0], head->ftrace[1] },
+		.hooks = { head->hooks[0], head->hooks[1] },
 		.sites = upload->sites,
 		.targets = upload->targets,
 	};
@@ -96,6 +97,16 @@ static int take_page(struct upload *upload, const struct mbecg_text_page *page)
 	return -EINVAL;
 }
 
+/* SHA-256 of what @digest was, and of SHA-256 of @data. */
+void mbecg_text_fold(u8 *digest, const void *data, size_t size)
+{
+	u8 both[2 * SHA256_DIGEST_SIZE];
+
+	memcpy(both, digest, SHA256_DIGEST_SIZE);
+	sha256(data, size, both + SHA256_DIGEST_SIZE);
+	sha256(both, sizeof(both), digest);
+}
+
 static int read_page(struct kvm_vcpu *vcpu, gpa_t gpa, struct mbecg_text_page *page)
 {
 	if (!PAGE_ALIGNED(gpa))
@@ -126,6 +137,8 @@ int mbecg_text_take(struct kvm_vcpu *vcpu, struct mbecg_text *text, gpa_t gpa)
 			r = pages++ ? take_page(&upload, page) : take_head(&upload, page);
 		if (r)
 			return r;
+		mbecg_text_fold(text->digest, &page->part,
+				sizeof(*page) - offsetof(struct mbecg_text_page, part));
 	}
 	if (upload.nr_sites != text->table.nr_sites || upload.nr_targets != text->table.nr_targets)
 		return -EINVAL;

@@ -15,7 +15,8 @@
 #define SIZE		4096U
 #define MAX_SITES	24
 #define MAX_TARGETS	6
-#define MAX_FORMS	(MAX_TARGETS * 16 + 8)
+#define MAX_HOOKS	600
+#define MAX_FORMS	(MAX_TARGETS * 16 + 8 + MAX_HOOKS)
 
 struct text {
 	u8 bytes[SIZE + 8];
@@ -27,7 +28,7 @@ struct text {
 static const struct { u8 kind, length; } shapes[] = {
 	{ MBECG_SITE_JUMP, 2 }, { MBECG_SITE_JUMP, 5 }, { MBECG_SITE_CALL, 5 },
 	{ MBECG_SITE_TAIL_CALL, 5 }, { MBECG_SITE_TAIL_JCC, 6 }, { MBECG_SITE_MCOUNT, 5 },
-	{ MBECG_SITE_FTRACE_CALL, 5 },
+	{ MBECG_SITE_FTRACE_CALL, 5 }, { MBECG_SITE_HOOK, 5 },
 };
 
 static int ascending(const void *a, const void *b)
@@ -37,7 +38,7 @@ static int ascending(const void *a, const void *b)
 
 static void new_text(struct text *text)
 {
-	u32 i, at = below(8), nr = 1 + below(MAX_SITES);
+	u32 i, at = below(8), nr = 1 + below(MAX_SITES), hooks = below(2) ? below(~0U) : -below(300);
 
 	memset(text, 0, sizeof(*text));
 	for (i = 0; i < SIZE; i++)
@@ -58,7 +59,8 @@ static void new_text(struct text *text)
 		at += shapes[shape].length + (below(2) ? 0 : below(60));
 	}
 	text->table = (struct mbecg_table){
-		nr, MAX_TARGETS, { below(SIZE), below(SIZE) }, text->sites, text->targets,
+		nr, MAX_TARGETS, { below(SIZE), below(SIZE) }, { hooks, hooks + below(MAX_HOOKS) },
+		text->sites, text->targets,
 	};
 	CHECK(!mbecg_table_check(&text->table, SIZE));
 }
@@ -89,7 +91,8 @@ static u32 write_out(const struct text *text, const struct mbecg_site *site, u8 
 		nr = add(forms, nr, "\x66\x90", 2);
 		return add_branch(forms, nr, "\xeb", 1, end, site->target, 1);
 	}
-	if (kind == MBECG_SITE_JUMP || kind == MBECG_SITE_CALL || kind == MBECG_SITE_MCOUNT)
+	if (kind == MBECG_SITE_JUMP || kind == MBECG_SITE_CALL || kind == MBECG_SITE_MCOUNT ||
+	    kind == MBECG_SITE_HOOK)
 		nr = add(forms, nr, "\x0f\x1f\x44\0\0", 5);
 	if (kind == MBECG_SITE_JUMP)
 		nr = add_branch(forms, nr, "\xe9", 1, end, site->target, 4);
@@ -99,8 +102,10 @@ static u32 write_out(const struct text *text, const struct mbecg_site *site, u8 
 	}
 	if (kind == MBECG_SITE_TAIL_CALL)
 		nr = add(forms, nr, "\xc3\xcc\xcc\xcc\xcc", 5);
-	for (i = 0; kind == MBECG_SITE_MCOUNT && i < 2; i++)
+	for (i = 0; (kind == MBECG_SITE_MCOUNT || kind == MBECG_SITE_HOOK) && i < 2; i++)
 		nr = add_branch(forms, nr, "\xe8", 1, end, text->table.ftrace[i], 4);
+	for (i = text->table.hooks[0]; kind == MBECG_SITE_HOOK && i != text->table.hooks[1]; i++)
+		nr = add_branch(forms, nr, "\xe8", 1, end, i, 4);
 	for (i = 0; i < MAX_TARGETS; i++) {
 		if (kind == MBECG_SITE_CALL || kind == MBECG_SITE_FTRACE_CALL)
 			nr = add_branch(forms, nr, "\xe8", 1, end, text->targets[i], 4);

@@ -27,8 +27,9 @@ from mbecguard.values.pages import PAGE_SIZE
 
 DEVICE = Path("/dev/mbecguard")
 MODULES_DISABLED = Path("/proc/sys/kernel/modules_disabled")
-ABI = 2
 MAX_RANGES = 43264
+ABI = 3
+MAX_TEXT_PAGES, TEXT_LINKS = 1024, 24
 MAPPINGS_CONTENT = 1
 CANARY_VALUE = 0x4D42
 
@@ -64,6 +65,7 @@ class ProbeKind(IntEnum):
     CANARY = 0  #: run the canary page
     FETCH = 1  #: run one RET in the page at `va`
     CLEAR = 2  #: clear bits of a control register
+    STORE = 3  #: write to the target page
 
 
 class Seen(IntEnum):
@@ -91,7 +93,7 @@ class Call:
         return self.direction << 30 | self.layout.size << 16 | ord("m") << 8 | self.number
 
 
-INFO = Call("info", 0xE0, struct.Struct("<4I3Q16s"))
+INFO = Call("info", 0xE0, struct.Struct("<4I4Q16s"))
 MAPPINGS = Call("mappings", 0xE1, struct.Struct("<2I2Q2I"))
 MAX_WORD = 255  #: of the extended query
 QUERY = Call("query", 0xE2, struct.Struct("<2Iq"))
@@ -99,6 +101,7 @@ PROTECT = Call("protect", 0xE3, struct.Struct("<2IQq"))
 PIN = Call("pin", 0xE4, struct.Struct("<2IQq"))
 PROBE = Call("probe", 0xE5, struct.Struct("<2IQ2I2Q2I"))
 HOLD = Call("hold", 0xE6, struct.Struct("<2I"), _WRITE)
+TEXT = Call("text", 0xE7, struct.Struct("<2IQq"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Info:
     flags: InfoFlag
     physical_bits: int
     canary_pa: int
+    target_pa: int
     page_offset: int
     refused_modules: int
     hypervisor: str  #: signature, empty on bare metal
@@ -125,11 +129,12 @@ class ShimMapping:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a probe saw; `trap` and `cr2` are those of the exception, if it trapped."""
+    """What a probe saw; `trap` and `cr2` are those of the exception, if it trapped; `va` is where it was tried."""
 
     seen: Seen
     trap: int
     cr2: int
+    va: int = 0
 
 
 class ShimError(UserError):
@@ -169,7 +174,7 @@ class ShimDevice:
     def info(self) -> Info:
         """State of shim and machine; dies if the shim is of another version than this agent."""
         try:
-            _, abi, flags, bits, canary, offset, refused, name = self._exchange(INFO, *[0] * 6, b"")
+            _, abi, flags, bits, canary, target, offset, refused, name = self._exchange(INFO, *[0] * 7, b"")
         except ShimError as error:
             # A newer shim refuses our shorter structure, or does not know its number.
             if error.errno in (errno.EINVAL, errno.E2BIG, errno.ENOTTY):
@@ -177,7 +182,8 @@ class ShimDevice:
             raise
         if abi != ABI:
             die(f"the shim speaks version {abi} of its interface, the agent {ABI}", _OTHER_VERSION, Exit.REFUSED)
-        return Info(InfoFlag(flags), bits, canary, offset, refused, name.rstrip(b"\0").decode("ascii", "replace"))
+        signature = name.rstrip(b"\0").decode("ascii", "replace")
+        return Info(InfoFlag(flags), bits, canary, target, offset, refused, signature)
 
     def mappings(self, *, content: bool) -> Iterator[ShimMapping]:
         """Executable extents of the kernel half, by address; `content` also tells INT3 and THUNKS."""
@@ -200,14 +206,19 @@ class ShimDevice:
         flat = array("Q", (number for entry in ranges for number in entry))
         return int(self._exchange(PROTECT, len(ranges), flat.buffer_info()[0], 0)[-1])
 
+    def text(self, pages: Sequence[bytes]) -> int:
+        """The host's answer to list pages that hand text over; at most MAX_TEXT_PAGES."""
+        room = array("B", b"".join(pages))
+        return int(self._exchange(TEXT, len(pages), room.buffer_info()[0], 0)[-1])
+
     def pin(self, cr: int, bits: int) -> int:
         """The host's answer to the request to pin bits of CR0 or CR4 at 1."""
         return int(self._exchange(PIN, cr, bits, 0)[-1])
 
     def probe(self, kind: ProbeKind, *, va: int = 0, cr: int = 0, bits: int = 0) -> Sight:
         """Try something on the CPU that this runs on."""
-        _, _, _, _, outcome, _, cr2, trap, _ = self._exchange(PROBE, kind, va, cr, 0, bits, 0, 0, 0)
-        return Sight(Seen(outcome), trap, cr2)
+        _, _, where, _, outcome, _, cr2, trap, _ = self._exchange(PROBE, kind, va, cr, 0, bits, 0, 0, 0)
+        return Sight(Seen(outcome), trap, cr2, where)
 
     def hold(self, held: bool) -> None:
         """Refuse or allow text of new modules."""

@@ -28,7 +28,7 @@ BUILD = (
     'mount -t proc proc "$1/proc" && exec chroot "$1" sh -ec "cd /mbecguard-shim && '
     "make -s -C hypercall-shim KDIR=/usr/src/linux-headers-$2 modules && strip -d hypercall-shim/*.ko && "
     # Of the interface's next version, for an agent of this one.
-    "cp -r hypercall-shim next && sed -i '/define MBECGUARD_ABI/s/2$/3/' next/mbecguard.h && "
+    "cp -r hypercall-shim next && sed -i '/define MBECGUARD_ABI/s/3$/4/' next/mbecguard.h && "
     "make -s -C next KDIR=/usr/src/linux-headers-$2 modules && strip -d -o next_shim.ko next/mbecguard_shim.ko && "
     'make -s -C tests/shim all"'
 )

@@ -338,7 +338,7 @@ def test_the_status_is_small_and_the_whole_of_it_is_there_for_who_asks(terminal:
     assert terminal.run("lock", *where) == Exit.OK
     assert terminal.run("status", "--json", *where) == Exit.OK
     status = json.loads(terminal.out)
-    assert len(terminal.out) < 1900
+    assert len(terminal.out) < 2100
     assert status["details"] is None
     assert terminal.run("status", "--json", "--full", *where) == Exit.OK
     full = json.loads(terminal.out)

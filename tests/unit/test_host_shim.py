@@ -58,6 +58,8 @@ def test_layouts_and_numbers_are_those_of_the_header(tmp_path: Path) -> None:
     numbers = {
         "ABI": device.ABI,
         "MAX_RANGES": device.MAX_RANGES,
+        "MAX_TEXT_PAGES": device.MAX_TEXT_PAGES,
+        "TEXT_LINKS": device.TEXT_LINKS,
         "MAX_WORD": device.MAX_WORD,
         "MAPPINGS_CONTENT": device.MAPPINGS_CONTENT,
         "CANARY_VALUE": device.CANARY_VALUE,
@@ -114,7 +116,7 @@ def test_what_the_shim_tells(fake: FakeShim) -> None:
         ({"flags": InfoFlag.KVM | InfoFlag.OFF}, "switched off", Exit.REFUSED),
         ({"flags": InfoFlag(0), "signature": b"Microsoft Hv"}, "calls itself 'Microsoft Hv'", Exit.REFUSED),
         ({"flags": InfoFlag(0), "signature": b""}, "no virtual machine", Exit.REFUSED),
-        ({"abi": 3}, "version 3 of its interface, the agent 2", Exit.REFUSED),
+        ({"abi": 2}, "version 2 of its interface, the agent 3", Exit.REFUSED),
         ({"errors": [EINVAL]}, "another version", Exit.REFUSED),
         ({"errors": [ENOTTY]}, "another version", Exit.REFUSED),
         ({"errors": [ENOMEM]}, "Cannot allocate memory", Exit.ERROR),

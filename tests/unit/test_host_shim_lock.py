@@ -17,7 +17,7 @@ from mbecguard.host import shim
 from mbecguard.host.shim import ShimHost
 from mbecguard.host.simulated.ept import Ept
 from mbecguard.host.simulated.hypervisor import Hypervisor
-from mbecguard.records.record import EXPECTED, State
+from mbecguard.records.record import State
 from mbecguard.session import Places, Session
 from mbecguard.settings.load import load as load_settings
 from mbecguard.values.errors import Exit, UserError
@@ -36,6 +36,7 @@ from tests.fakeshim import (
     raising,
 )
 from tests.lockbench import AFTER, Bench
+from tests.lockchecks import EXEC_EXPECTED
 from tests.plans import CANARY, kept_frames, make_plan
 
 pytestmark = pytest.mark.usefixtures("cpus")
@@ -53,7 +54,7 @@ def test_a_lock_over_the_shim_ends_sealed(bench: Bench, fake: FakeShim, page: Ca
     fd = page(RETURNS)
     record = bench.lock(host_of(fake, fd))
     assert (record.state, record.host, record.simulated, record.pinned) == (State.SEALED, "shim", False, True)
-    assert {e.probe: e.outcome for e in record.evidence} == EXPECTED
+    assert {e.probe: e.outcome for e in record.evidence} == EXEC_EXPECTED
     low = [gfn for gfn in range(64) if Ept.XS in fake.hypervisor.ept.leaf(gfn)]
     assert set(low) == kept_frames(PLAN) - {CANARY}
     assert fake.hypervisor.ept.sealed

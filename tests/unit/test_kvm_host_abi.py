@@ -74,7 +74,12 @@ def test_text_objects() -> None:
 def test_forms_of_patch_sites() -> None:
     """Each form of the judge is in its kind's row, by the bytes that are given and where the rest leads."""
     kinds = re.findall(r"MBECG_SITE_(\w+)(?: = 1)?,\t", (SOURCES / "mbecg_abi.h").read_text())
-    goals = {"SITE_TARGET": " to its target", "FUNCTION": " to a function", "FTRACE": " to one of `ftrace`"}
+    goals = {
+        "SITE_TARGET": " to its target",
+        "FUNCTION": " to a function",
+        "FTRACE": " to one of `ftrace`",
+        "HOOK": " into `hooks`",
+    }
     code = (SOURCES / "mbecg_judge.c").read_text()
     forms = re.findall(r"\{ MBECG_SITE_(\w+), (\d), \d, 0x\w+, (\w+), \{ (.*?) \} \}", code)
     assert len(forms) == code.count("{ MBECG_SITE_") > 10

@@ -13,11 +13,12 @@ import pytest
 
 from mbecguard.host.base import Host
 from mbecguard.host.simulated.ept import Ept
-from mbecguard.records.record import EXPECTED, State, Step
+from mbecguard.records.record import State, Step
 from mbecguard.records.store import Store
 from mbecguard.values.errors import Exit
 from mbecguard.values.events import Event
 from tests.lockbench import AFTER, BEFORE, FROZEN, Bench, WrappedHost
+from tests.lockchecks import EXEC_EXPECTED
 from tests.plans import BLOCKER, CANARY, PFNS, kept, kept_frames, make_plan
 
 FORK = multiprocessing.get_context("fork")
@@ -45,7 +46,7 @@ def assert_completes(folder: Path, boot_id: str | None = None) -> None:
     bench = Bench(folder, boot_id=boot_id) if boot_id else Bench(folder)
     record = bench.lock()
     assert record.state is State.SEALED
-    assert {e.probe: e.outcome for e in record.evidence} == EXPECTED
+    assert {e.probe: e.outcome for e in record.evidence} == EXEC_EXPECTED
     assert bench.frames(Ept.XS) == kept_frames(make_plan()) - {CANARY}
     assert set(record.frozen) == set(AFTER)
     assert bench.host.modules_held

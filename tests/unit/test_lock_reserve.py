@@ -72,11 +72,11 @@ def test_room_is_made_before_the_first_map_and_stays(tmp_path: Path) -> None:
         seen[step] = kept(bench)
 
     record = bench.lock(reach=reach)
-    assert steps == list(Step)
+    assert steps == [step for step in Step if step is not Step.TEXT]
     assert record.state is State.SEALED
     assert (tmp_path / "room").read_text() == "8 0"
     assert seen[Step.RESERVE] == (False, BEFORE)
-    assert all(seen[step] == (True, str(ALLOWED)) for step in list(Step)[list(Step).index(Step.SURVEY) :])
+    assert all(seen[step] == (True, str(ALLOWED)) for step in steps[steps.index(Step.SURVEY) :])
     assert bench.knobs.get(JIT) == "1"
     assert not record.reasons
 
@@ -89,7 +89,7 @@ def test_the_limit_is_never_raised(tmp_path: Path, before: str) -> None:
     assert kept(bench) == (True, before)
 
 
-@pytest.mark.parametrize("step", [step for step in Step if step not in SEALED_STEPS])
+@pytest.mark.parametrize("step", [step for step in Step if step not in (*SEALED_STEPS, Step.TEXT)])
 def test_room_is_given_back_where_the_lock_fails(tmp_path: Path, step: Step) -> None:
     bench = compiling(tmp_path)
     bench.fails(reach=refusing(step, UserError("boom")))

@@ -12,13 +12,14 @@ from mbecguard.host.base import HostMode
 from mbecguard.host.simulated.ept import Ept
 from mbecguard.lock.request import request
 from mbecguard.lock.transaction import AGAIN_SECONDS, ATTEMPTS, SETTLE_SECONDS
-from mbecguard.records.record import EXPECTED, State, Step
+from mbecguard.records.record import State, Step
 from mbecguard.switches import SWITCHES, Decision, Use
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.events import Event
 from tests.lockbench import AFTER, BEFORE, FROZEN, ONE_WAY, OPTIONS, STEPS, Bench
 from tests.lockchecks import (
     ALL,
+    EXEC_EXPECTED,
     MORE,
     Capture,
     assert_open,
@@ -265,7 +266,7 @@ def test_a_heki_host_without_a_query_is_judged_by_its_canary(tmp_path: Path) -> 
     assert (heki().status().state, heki().status().interrupted) == (State.SEALED, Step.RECORD)
     for _ in range(2):
         record = heki().lock()
-        assert {e.probe: e.outcome for e in record.evidence} == EXPECTED
+        assert {e.probe: e.outcome for e in record.evidence} == EXEC_EXPECTED
         assert heki().status().state is State.SEALED
     assert heki().frames(Ept.XS) == kept_frames(make_plan()) - {CANARY}
 

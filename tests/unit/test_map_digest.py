@@ -147,4 +147,4 @@ def test_words_are_of_one_moment() -> None:
     assert details.map_digest == "00000005" * 8
     with pytest.raises(UserError, match="changes all the time"):
         asked(iter(range(2 * BRACKETS)))
-    assert max(Word) == Word.FOREIGN
+    assert max(Word) == Word.LAST_BAD

@@ -29,6 +29,7 @@ FACTS = (
         "value",
         "frozen",
         "count",
+        "level",
     ),
 )
 

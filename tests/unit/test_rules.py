@@ -304,7 +304,8 @@ def test_no_more_control_pages_than_images(images: int, pages: int) -> None:
 
 WORDS = (
     "problem advice pages count release image running section owner module state kind loss key knob use risk "
-    "whose what meaning remedy symbol names why mixed roomy mapped file value frozen packs who when vendor most"
+    "whose what meaning remedy symbol names why mixed roomy mapped file value frozen packs who when vendor most "
+    "possible"
 )
 FACTS: dict[str, object] = dict.fromkeys(WORDS.split(" "), "x") | dict.fromkeys(
     ("va", "pa", "iomem", "tables", "first", "second"), 16

@@ -16,11 +16,11 @@ from mbecguard.face.look import NARROWEST
 from mbecguard.face.text import LEVELS, SIMULATED, Text
 from mbecguard.host.base import HostMode, Outcome
 from mbecguard.plan.findings import check, finding
-from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.policy import CodeKind, Level
 from mbecguard.plan.value import KeepRange
 from mbecguard.records.chain import ORIGIN, Entry
 from mbecguard.records.reasons import Reason
-from mbecguard.records.record import State, Step
+from mbecguard.records.record import EXPECTED, State, Step
 from mbecguard.records.status import Details, Named, Status
 from mbecguard.values.findings import Finding
 from tests.plans import BLOCKER, TEXT_VA, make_evidence, make_plan, make_record
@@ -183,11 +183,11 @@ def test_a_record_shows_state_evidence_pins_and_freezes() -> None:
     lines = list(PLAIN.record(make_record(), PLAN))
     text = "\n".join(lines)
     assert lines[1] == "SEALED (simulated)  6.12.0-test, 2026-01-02T03:04:05+00:00"
-    assert LEVELS["exec"] in text
+    assert LEVELS[Level.EXEC] in text
     assert "CR0.WP CR0.PG CR4.SMEP" in text
     assert "kernel.modules_disabled" in text
     assert "mode enforce, generation 1" in text
-    assert sum(line.startswith("  ok ") for line in lines) == 6
+    assert sum(line.startswith("  ok ") for line in lines) == len(EXPECTED)
     assert "BAD" not in text
 
 
@@ -201,7 +201,7 @@ def test_a_degraded_record_shows_what_is_bad_and_claims_no_protection() -> None:
     assert "\n  - it ran\n" in text
     assert "CR pins      NONE" in text
     assert "frozen       nothing" in text
-    assert LEVELS["exec"] not in text
+    assert LEVELS[Level.EXEC] not in text
     bad = [line.split() for line in text.splitlines() if line.startswith("  BAD")]
     assert bad == [["BAD", "canary", "after", "the", "lock", "ran", "pfn:0x2a"]]
 

@@ -249,7 +249,7 @@ def test_a_cache_that_is_damaged_is_none(tmp_path: Path) -> None:
         whole[4:200],
         b"{}\n",
         b"[]\n",
-        whole[4:].replace(b"mbecguard.text/1", b"mbecguard.text/0"),
+        whole[4:].replace(b"mbecguard.text/2", b"mbecguard.text/0"),
     ):
         damaged.append(zlib.crc32(plain).to_bytes(4, "little") + plain)
     flipped = bytearray(whole)

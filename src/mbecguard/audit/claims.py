@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 from mbecguard.audit.compare import Comparison
 from mbecguard.audit.value import Claim, Result
-from mbecguard.host.base import HostMode
+from mbecguard.host.base import HostMode, TextMode
+from mbecguard.plan.policy import Level
 from mbecguard.records.record import Record, State, is_proof
-from mbecguard.records.status import Status
+from mbecguard.records.status import Status, other_text
 from mbecguard.settings.declared import BY_KEY
 from mbecguard.switches import Switch
-from mbecguard.text.look import Spot, TextLook
+from mbecguard.text.look import TextLook, spot_told
 from mbecguard.values.facts import Absent, Fact, Unknown
 
 _RELOCK = "reset the guest, then lock it"
@@ -45,6 +46,7 @@ class Grounds:
     knobs: tuple[Knob, ...] = ()
     damaged: bool = False  #: what is kept of locks or audits
     text: Fact[TextLook] = UNLOOKED  #: of the running kernel
+    foreign: int = 0  #: page frames of text that somebody other than the guest has written to
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +174,19 @@ def _text_unchanged(grounds: Grounds) -> Judged:
     return Judged(True, True, True, told + untold)
 
 
-def spot_told(spot: Spot) -> str:
-    """A place in words."""
-    where = f"{spot.symbol} ({spot.owner}, {spot.va:#x})"
-    kind = f"no legal form of a {spot.site}" if spot.site else "outside of all patch sites"
-    return f"{where}: {spot.wanted.hex(' ')} is {spot.found.hex(' ')}, {kind}"
+def _text_held(grounds: Grounds) -> Judged:
+    level, text = (grounds.seal.level if grounds.seal else Level.EXEC), grounds.status.text
+    available = bool(text and text.offers is not TextMode.NONE)
+    if level is Level.EXEC or not grounds.seal:
+        told = "level exec; this host could hold it" if available else "level exec"
+        return Judged(available, False, False, told, result=_MOOT)
+    if not text or (wrong := other_text(text, grounds.seal)):
+        return Judged(available, True, False, wrong.text if text and wrong else "the host tells nothing of it", _RELOCK)
+    told = f"level {level}: {text.pages} pages, {text.patches} stores of patches, {text.bad} others"
+    if grounds.foreign:
+        told += f"; a device or the host has written to the memory of {grounds.foreign} of them, which is not executed"
+        return Judged(available, True, True, told, "find out which device did so", Result.WARN)
+    return Judged(available, True, True, told)
 
 
 CLAIMS: tuple[Promise, ...] = (
@@ -195,6 +205,7 @@ CLAIMS: tuple[Promise, ...] = (
         sealed=False,
         always=True,
     ),
+    Promise("text-held", "nothing but the kernel's own patches changes its text", _text_held),
     Promise("records-intact", "records of locks and audits are as they were written", _records_intact, sealed=False),
 )
 

@@ -5,28 +5,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mbecguard.audit.claims import Grounds, claims, spot_told
+from mbecguard.audit.claims import Grounds, claims
 from mbecguard.audit.kept import Kept
 from mbecguard.audit.value import Audit, Changed, Claim, Locked, Result, Verdict, Witness
+from mbecguard.plan.policy import Level
 from mbecguard.records.chain import Entry
 from mbecguard.records.identity import Identity
 from mbecguard.records.reasons import Reason, reason
 from mbecguard.records.record import State
 from mbecguard.records.status import Status
+from mbecguard.text.look import spot_told
 from mbecguard.values.clock import now
 from mbecguard.values.errors import UserError
 from mbecguard.values.events import Event, Tell
 from mbecguard.values.facts import Known, known
 
 #: What each level of protection leaves to others; docs/CONCEPTS.md, "What it does not stop".
-UNCOVERED: dict[str, tuple[str, ...]] = {
-    "exec": (
-        "code reuse (ROP, JOP): that is existing code",
-        "data-only attacks: credentials, modprobe_path, page tables of user processes",
+_ALWAYS = (
+    "code reuse (ROP, JOP): that is existing code",
+    "data-only attacks: credentials, modprobe_path, page tables of user processes",
+)
+_MODULES = "text of a module that is unloaded after the lock: its pages stay executable"
+_OTHERS = "overwriting text of modules and of BPF programs, which stays executable, through a writable alias"
+_REST = "user space, the firmware's SMM, and anything before the lock"
+UNCOVERED: dict[Level, tuple[str, ...]] = {
+    Level.EXEC: (
+        *_ALWAYS,
         "overwriting text that stays executable through a writable alias",
-        "text of a module that is unloaded after the lock: its pages stay executable",
+        _MODULES,
         "user space, DMA, the firmware's SMM, and anything before the lock",
-    )
+    ),
+    Level.TEXT_LOG: (
+        *_ALWAYS,
+        "overwriting the kernel's text through a writable alias: that is counted, and done",
+        _OTHERS,
+        _MODULES,
+        f"DMA into other memory than the kernel's text, {_REST}",
+    ),
+    Level.TEXT: (
+        *_ALWAYS,
+        "switching what the kernel itself switches by patches: static keys, tracepoints, static calls",
+        _OTHERS,
+        _MODULES,
+        f"DMA into other memory than the kernel's text, {_REST}",
+    ),
 }
 
 
@@ -41,7 +63,7 @@ def conclude(
 ) -> Audit:
     """The audit of a guest; `entry` is that of its seal, and `error` why it could not be compared."""
     status, found, judged = grounds.status, grounds.comparison, claims(grounds)
-    level = entry.record.level if entry else "exec"
+    level = entry.record.level if entry else Level.EXEC
     return Audit(
         verdict=_verdict(status, judged, error),
         ok=bool(found and found.ok),

@@ -10,8 +10,9 @@ from mbecguard.audit.report import Audited, Report
 from mbecguard.audit.value import Verdict
 from mbecguard.face.look import Look, totals
 from mbecguard.face.output import Output
+from mbecguard.host.base import HostText, TextMode
 from mbecguard.plan.findings import Check
-from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.policy import CodeKind, Level
 from mbecguard.plan.value import Plan
 from mbecguard.records.reasons import Reason
 from mbecguard.records.record import Evidence, Record, State
@@ -20,13 +21,23 @@ from mbecguard.settings.declared import SETTINGS, toml_value
 from mbecguard.settings.load import Settings
 from mbecguard.values.escaped import escaped
 
-LEVELS = {"exec": "no new kernel code pages; kept text itself can still be overwritten (level exec)"}
+LEVELS = {
+    Level.EXEC: "no new kernel code pages; kept text itself can still be overwritten (level exec)",
+    Level.TEXT_LOG: "no new kernel code pages; no device changes kernel text, stores of the guest are counted (level "
+    "text-log)",
+    Level.TEXT: "no new kernel code pages, and nothing but patches of its own changes the kernel's text (level text)",
+}
 SIMULATED = "SIMULATED by the embedded host model: NOTHING on this machine is protected"
 WIDEST_VALUE = 24  #: columns; a longer value of a setting stands out of line
 BAR = 30  #: columns of the longest bar
 OWNERS = 10  #: that are shown one by one
 
 _STATE = {State.SEALED: "green", State.DEGRADED: "red", State.OPEN: "yellow"}
+
+
+def _held(text: HostText) -> str:
+    bad = "refused" if text.holds is TextMode.ENFORCE else "counted, and done"
+    return f"{text.pages} pages with the host, {text.patches} stores of patches, {text.bad} others {bad}"
 
 
 class Text(Look):
@@ -71,6 +82,8 @@ class Text(Look):
                 f"{status.denied} denied fetches (the lock's own probes among them), {status.refused} refused changes"
             )
             yield from self.row("host saw", counts)
+        if status.text and status.text.pages:
+            yield from self.row("kernel text", _held(status.text))
         yield from self.row("asked", status.time)
         if status.details:
             yield self.paint("Record", "bold")

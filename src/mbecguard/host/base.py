@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import STRICT, Enum, IntEnum, IntFlag
 from typing import Protocol
 
+from mbecguard.host.text import TextObject
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.pages import PageRange
 
@@ -106,6 +107,27 @@ class HostDetails:
     pins: tuple[str, ...]  #: names of the bits that the guest cannot clear
 
 
+class TextMode(IntEnum):
+    """What becomes of a store to text that is none of the kernel's own patches."""
+
+    NONE = 0  #: the host takes no text, or has none
+    LOG = 1  #: it is counted, and done
+    ENFORCE = 2  #: it is counted, and faults
+
+
+@dataclass(frozen=True, slots=True)
+class HostText:
+    """What a host of version 3 tells of text that it was given."""
+
+    offers: TextMode
+    holds: TextMode  #: the weakest of all objects; NONE: it has none
+    pages: int
+    digest: str  #: of what was handed over, see `text.digest_of`
+    patches: int  #: stores that were accepted, since the reset
+    bad: int  #: the others, refused or logged
+    last_bad: int  #: GPA of the newest of those, in bytes; 0: there was none
+
+
 class HostRefusedError(UserError):
     """The host answered with an error; its map is unchanged (requests are all-or-nothing)."""
 
@@ -177,4 +199,29 @@ class Host(Protocol):
 
     def run_kept(self, pfn: int) -> Outcome:
         """Execute (or fetch from) a kept page frame in supervisor mode."""
+        ...
+
+    @property
+    def target_pfn(self) -> int | None:
+        """Page frame of the page of text that exists to be written to; None if this host brings none."""
+        ...
+
+    def text(self) -> HostText | None:
+        """Ask what the host holds of text; None: it knows nothing of text. Changes nothing."""
+        ...
+
+    def foreign(self) -> int:
+        """Page frames of text that somebody other than the guest has written to; the host compares all of it."""
+        ...
+
+    def hand_over(self, text: TextObject) -> None:
+        """Give the host a range of text with the sites of its patches; only a reset takes it back."""
+        ...
+
+    def run_patch(self) -> Outcome:
+        """Have the kernel patch its own text: DENIED if that has killed who asked, NO_VERDICT if it offers no way."""
+        ...
+
+    def run_store(self) -> Outcome:
+        """Write to the target page through a writable mapping: RAN if it has changed, and was put back."""
         ...

@@ -31,14 +31,17 @@ from mbecguard.device import (
     Sight,
     open_device,
 )
-from mbecguard.host.base import HostDetails, HostErrno, HostStatus, Outcome, Protection
-from mbecguard.host.wire import CR4_SMEP, Word, ask_details, ask_most, checked, decode_status, pin_all
+from mbecguard.host.base import HostDetails, HostErrno, HostStatus, HostText, Outcome, Protection
+from mbecguard.host.patch import patch
+from mbecguard.host.text import LIST_PAGES, TextObject, encode
+from mbecguard.host.wire import CR4_SMEP, Word, ask_details, ask_most, ask_text, checked, decode_status, pin_all
 from mbecguard.values.cpus import cpu_list
 from mbecguard.values.errors import Exit, die
 from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE
 
 ONLINE = Path("/sys/devices/system/cpu/online")
 QUERIES, QUERY_PAUSE = 4, 0.05  #: seconds between them
+KILL_SECONDS = 5.0
 USER_SECONDS = 20.0  #: for a fork and one call; emulated machines are slow
 
 #: What to do about who answers in KVM's place, by how he calls himself.
@@ -72,6 +75,7 @@ class ShimHost:
         _refuse_unfit(info)
         self.max_pfn = 1 << (info.physical_bits - PAGE_SHIFT)
         self.canary_pfn = info.canary_pa >> PAGE_SHIFT
+        self.target_pfn = info.target_pa >> PAGE_SHIFT
 
     @classmethod
     def at(cls, path: Path = DEVICE) -> ShimHost:
@@ -93,6 +97,14 @@ class ShimHost:
         """How many ranges a lock's request may have: host and shim have a bound each."""
         return min(MAX_RANGES, ask_most(self._ask))
 
+    def text(self) -> HostText | None:
+        """Ask what the host holds of text; None: it knows nothing of text. Changes nothing."""
+        return ask_text(self._ask)
+
+    def foreign(self) -> int:
+        """Page frames of text that somebody other than the guest has written to; the host compares all of it."""
+        return self._ask(Word.FOREIGN)
+
     def _ask(self, word: int) -> int:
         answer = self._device.query(word)
         for _ in range(QUERIES - 1):
@@ -113,6 +125,13 @@ class ShimHost:
         ranges = [(p.pages.start << PAGE_SHIFT, p.pages.end << PAGE_SHIFT, int(p.permissions)) for p in request]
         if ranges:
             _granted(self._device.protect(ranges), "protect")
+
+    def hand_over(self, text: TextObject) -> None:
+        """Give the host a range of text by one hypercall; only a reset takes it back."""
+        pages = encode(text)
+        if len(pages) > LIST_PAGES:
+            die(f"the list of text has {len(pages)} pages, one hypercall takes {LIST_PAGES}", "report it", Exit.REFUSED)
+        _granted(self._device.text(pages), "hand over text")
 
     def pin(self) -> tuple[str, ...]:
         """Pin CR0.WP, CR0.PG and CR4.SMEP at 1 until reset, CR4.SMAP and UMIP where they are on; what is pinned."""
@@ -151,6 +170,16 @@ class ShimHost:
                     return outcome
         return Outcome.NO_VERDICT
 
+    def run_store(self) -> Outcome:
+        """Write to the target page through a writable mapping: RAN if it has changed, and was put back."""
+        sight = self._device.probe(ProbeKind.STORE)
+        return _outcome(sight, sight.va, sight.cr2)
+
+    def run_patch(self) -> Outcome:
+        """Have the kernel patch its own text, in a child, which a refused patch kills."""
+        status = _ending(os.fork() or _patching())
+        return {_RETURNED: Outcome.RAN, -signal.SIGKILL: Outcome.DENIED}.get(status, Outcome.NO_VERDICT)
+
     def _fetch(self, va: int) -> Outcome:
         try:
             sight = self._device.probe(ProbeKind.FETCH, va=va)
@@ -181,6 +210,14 @@ class ShimHost:
             status = _NOT_MAPPED
         finally:
             os._exit(status)
+
+
+def _patching() -> NoReturn:
+    status = _FAILED
+    try:
+        status = _RETURNED if patch() else _FAILED
+    finally:
+        os._exit(status)
 
 
 def online_cpus() -> list[int]:
@@ -248,12 +285,16 @@ def _outcome(sight: Sight, tried: int, faulted: int) -> Outcome:
 
 
 def _ending(pid: int) -> int:
-    """Exit status of a child, negative: the signal that ended it; SIGKILL if it took too long."""
-    process = os.pidfd_open(pid)
+    """Exit status of a child, negative: the signal that ended it; SIGKILL if it took too long.
+
+    One that hangs in the kernel, as for a lock that a dead one holds, is left to itself.
+    """
+    process, reaped, status = os.pidfd_open(pid), 0, 0
     try:
         select.select([process], [], [], USER_SECONDS)
     finally:
-        os.close(process)
         os.kill(pid, signal.SIGKILL)  # of no effect on one that has ended
-        _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
+        select.select([process], [], [], KILL_SECONDS)
+        os.close(process)
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if reaped else -signal.SIGKILL

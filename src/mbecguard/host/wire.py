@@ -31,7 +31,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import islice
 
-from mbecguard.host.base import HostDetails, HostErrno, HostMode, HostRefusedError, HostStatus, Permission, Protection
+from mbecguard.host.base import (
+    HostDetails,
+    HostErrno,
+    HostMode,
+    HostRefusedError,
+    HostStatus,
+    HostText,
+    Permission,
+    Protection,
+    TextMode,
+)
 from mbecguard.values.errors import Exit, die
 from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageMap, PageRange
 
@@ -39,6 +49,7 @@ LOCK_CR_UPDATE = 13  #: hypercall: a0 = control register (0 or 4), a1 = bits to 
 PROTECT_MEMORY = 14  #: hypercall: a0 = GPA of the first list page
 QUERY_MAGIC = int.from_bytes(b"HEKIQERY", "little")
 ABI_VERSION = 3
+TEXT_VERSION = 3  #: since which hosts know of text
 TEXT_MAGIC = int.from_bytes(b"HEKITEXT", "little")  #: a1 of hypercall 14 that hands text over
 ENTRIES_PER_PAGE = 169
 LEAST_RANGES = 32 * ENTRIES_PER_PAGE  #: of a request, that every host takes
@@ -63,6 +74,8 @@ class Word(IntEnum):
     PATCHES = 16
     BAD_STORES = 17
     FOREIGN = 18
+    TEXT_DIGEST = 19  #: the first of eight, as above
+    LAST_BAD = 27
 
 
 CR0_WP, CR0_PG = 1 << 16, 1 << 31
@@ -185,6 +198,22 @@ def ask_most(ask: Callable[[int], int]) -> int:
     if (decode_status(ask(Word.STATUS)).abi or 0) < 2:
         return LEAST_RANGES
     return min(ask(Word.LIST_PAGES) * ENTRIES_PER_PAGE, ask(Word.BOUNDARIES) // 2)
+
+
+def ask_text(ask: Callable[[int], int]) -> HostText | None:
+    """What the host says of text, by `ask`, which takes a word's number; None: it knows nothing of text."""
+    if (decode_status(ask(Word.STATUS)).abi or 0) < TEXT_VERSION:
+        return None
+    word = ask(Word.TEXT)
+    return HostText(
+        offers=TextMode(word & 3),
+        holds=TextMode(word >> 2 & 3),
+        pages=word >> 32,
+        digest="".join(f"{ask(Word.TEXT_DIGEST + nr) & 0xFFFFFFFF:08x}" for nr in range(DIGEST_WORDS)),
+        patches=ask(Word.PATCHES),
+        bad=ask(Word.BAD_STORES),
+        last_bad=ask(Word.LAST_BAD),
+    )
 
 
 def ask_details(ask: Callable[[int], int]) -> HostDetails | None:

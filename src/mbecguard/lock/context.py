@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from mbecguard.host.base import Host, HostRefusedError
+from mbecguard.host.text import TextObject
 from mbecguard.lock.proof import Prober
 from mbecguard.lock.room import NoRoom, Room
 from mbecguard.lock.stop import Stop
@@ -19,8 +20,9 @@ from mbecguard.records.identity import Identity
 from mbecguard.records.record import SEALED_STEPS, Journal, Step
 from mbecguard.records.store import Store
 from mbecguard.switches import Decision, Knobs, compiles
-from mbecguard.values.errors import UserError
+from mbecguard.values.errors import UserError, die
 from mbecguard.values.events import Event, Tell
+from mbecguard.values.findings import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,16 @@ class Seen:
     roomy: Plan  #: to be applied until then, with the free space that the seal drops
     decisions: tuple[Decision, ...]
     policy: Policy  #: that made the plan, with nothing left open
+    obstacles: tuple[Finding, ...] = ()  #: to the policy's level
+
+
+#: The page of text to write to, and the kernel's text, as a plan and a policy have them; dies of text that was changed.
+Texts = Callable[[Plan, Policy], Sequence[TextObject]]
+
+
+def no_texts(_plan: Plan, _policy: Policy) -> Sequence[TextObject]:
+    """Of a guest whose text nobody can read."""
+    die("the kernel's text cannot be read here", 'policy.level = "exec" needs none')
 
 
 @dataclass(slots=True)
@@ -50,6 +62,7 @@ class Context:
     mode: str
     tell: Tell
     room: Room = field(default_factory=NoRoom)
+    texts: Texts = no_texts
     packs: int = 0  #: to be reserved in it, if BPF programs go on being compiled
     reach: Callable[[Step], None] = lambda _step: None
     sleep: Callable[[float], None] = time.sleep
@@ -59,6 +72,7 @@ class Context:
     step: Step | None = field(default=None, init=False)  #: None: nothing is begun, the journal is not ours
     sealed: bool = field(default=False, init=False)
     pins: tuple[str, ...] = field(default=(), init=False)  #: names of what the host has pinned
+    text_digest: str = field(default="", init=False)  #: of the kernel text that the host holds
     untold: bool = field(default=False, init=False)  #: the seal is proven, and nobody has heard of it
     prober: Prober = field(init=False)
     undo: UndoStack = field(init=False)
@@ -109,7 +123,8 @@ class Context:
         plan = self.plan if self.sealed or self.step in (Step.SEAL, *SEALED_STEPS) else None
         digest = plan.digest if plan else ""
         found, switched = self.prober.found, self.switched
-        self.store.note(Journal(self.boot_id, self.step, found, switched, digest, self.planned_by), plan)
+        journal = Journal(self.boot_id, self.step, found, switched, digest, self.planned_by, self.text_digest)
+        self.store.note(journal, plan)
 
     def say(self, event: Event, **facts: str) -> None:
         """Tell it to whoever listens."""

@@ -56,14 +56,14 @@ class Prober:
 
     def run_canary(self, probe: Probe) -> bool:
         """Whether the canary does what it should at this time."""
-        return self._keep(probe, self.host.run_canary(), self._canary)
+        return self.keep(probe, self.host.run_canary(), self._canary)
 
     def run_neighbours(self, plan: Plan) -> None:
         """User mode still executes from a denied page, the kernel from a kept one."""
-        self._keep(Probe.USER_ON_DENIED, self.host.run_user(self._canary), self._canary)
+        self.keep(Probe.USER_ON_DENIED, self.host.run_user(self._canary), self._canary)
         for kept in frames_to_try(plan, self._canary):
             outcome = self.host.run_kept(kept)
-            self._keep(Probe.KEPT_TEXT, outcome, kept)
+            self.keep(Probe.KEPT_TEXT, outcome, kept)
             if outcome is not Outcome.NO_VERDICT:
                 break
 
@@ -78,7 +78,11 @@ class Prober:
             outcome = Outcome.RAN
             with suppress(HostRefusedError):
                 self.host.protect([Protection(page, DENIED)])
-        self._keep(Probe.UNLOCK, outcome, self._canary)
+        self.keep(Probe.UNLOCK, outcome, self._canary)
+
+    def run_store(self, probe: Probe) -> None:
+        """Write to the target page as an attacker would."""
+        self.keep(probe, self.host.run_store(), self.host.target_pfn or 0)
 
     def believe(self) -> None:
         """Go on only with evidence of all kinds and none against. Raises DegradedError."""
@@ -91,6 +95,7 @@ class Prober:
         assert self.host.canary_pfn is not None  # such a host is refused
         return self.host.canary_pfn
 
-    def _keep(self, probe: Probe, outcome: Outcome, pfn: int) -> bool:
+    def keep(self, probe: Probe, outcome: Outcome, pfn: int) -> bool:
+        """Keep what a probe showed; whether that is as it should be."""
         self.evidence[probe] = evidence = Evidence(probe, outcome, pfn)
         return evidence.holds

@@ -11,6 +11,7 @@ from mbecguard.lock.context import Context
 from mbecguard.lock.proof import DegradedError
 from mbecguard.lock.request import equal_request, in_parts
 from mbecguard.lock.steps import finish, freeze, freeze_for_good, hold, pin, prove_seal, remaining
+from mbecguard.lock.text import keep_again
 from mbecguard.plan.value import Plan
 from mbecguard.records.damage import DamagedError
 from mbecguard.records.drift import drift
@@ -25,6 +26,7 @@ def resume(lock: Context, known: Journal | Record | None) -> Record:
     hold(lock)
     freeze(lock)
     pin(lock)
+    keep_again(lock, known.text_digest if known else "")
     _seal_again(lock)
     refused = freeze_for_good(lock)
     return finish(lock, State.SEALED, *reasons, *remaining(lock), *refused)

@@ -10,6 +10,7 @@ from mbecguard.lock.context import Context
 from mbecguard.lock.proof import DegradedError
 from mbecguard.lock.request import request
 from mbecguard.plan.findings import REMAINING
+from mbecguard.plan.policy import Level
 from mbecguard.records.reasons import Reason, reason
 from mbecguard.records.record import Probe, Record, State, Step
 from mbecguard.records.status import other_map
@@ -130,6 +131,8 @@ def make_record(lock: Context, state: State, reasons: tuple[Reason, ...]) -> Rec
         pinned=lock.host.pinned(),
         pins=lock.pins,
         map_digest=sealed_map(lock) if lock.sealed else "",
+        text_digest=lock.text_digest,
+        level=lock.planned_by.level if lock.text_digest else Level.EXEC,
         generation=answer.generation,
         plan_digest=lock.plan.digest,
         totals=lock.plan.totals,

@@ -2,7 +2,7 @@
 """The transaction: the one place that changes anything.
 
     check -> hold -> reserve -> survey -> apply (mutable) -> survey again -> prove -> freeze (what can be thawed)
-    -> settle -> last survey -> tighten -> pin -> seal -> freeze (for good) -> record
+    -> settle -> last survey -> tighten -> text -> pin -> seal -> freeze (for good) -> record
 
 Until the freeze new filters and modules need free space, so that the map leaves it executable; then it is dropped.
 
@@ -28,6 +28,7 @@ from mbecguard.lock.reserve import reserve
 from mbecguard.lock.resume import resume
 from mbecguard.lock.steps import finish, freeze, freeze_for_good, hold, pin, prove_seal, remaining
 from mbecguard.lock.stop import StoppedError
+from mbecguard.lock.text import keep_text, text_misfit
 from mbecguard.plan.value import Plan
 from mbecguard.records.reasons import reason
 from mbecguard.records.record import Journal, Probe, Record, State, Step
@@ -90,6 +91,8 @@ class Transaction(Context):
     def _lock(self, earlier: Journal | None, *, restricted: bool, held: bool) -> Record:
         self.switched = earlier.switched if earlier else {}
         self.begin(Step.CHECK)
+        if unfit := text_misfit(self.host, self.policy.level):
+            refuse(*unfit)
         self._recover(restricted, held)
         self._patiently(self._survey)
         hold(self)
@@ -100,6 +103,7 @@ class Transaction(Context):
         if self.mode == "audit":
             self.host.hold_modules(False)
             return finish(self, State.APPLIED, reason("audit-mode"))
+        keep_text(self)
         pin(self)
         self._seal()
         refused = freeze_for_good(self)
@@ -165,7 +169,7 @@ class Transaction(Context):
         self.take(seen)
         room = room_findings(self.compiles and self.mode != "audit", self.packs, self.room)
         long = too_long(self.host, seen.plan, seen.roomy)
-        check_plan(self.plan, self.host, [*findings(self.decisions, self.knobs), *room, *long])
+        check_plan(self.plan, self.host, [*findings(self.decisions, self.knobs), *room, *long, *seen.obstacles])
         return seen.roomy
 
     def _require_same(self, applied: Plan, now: Plan) -> None:

@@ -67,6 +67,32 @@ CATALOGUE: dict[str, Template] = {
         "the host cannot guard this guest: the processor is of {vendor}, whose counterpart of MBEC is not used",
         "it takes a host with an Intel processor that has MBEC: Kaby Lake or later, Xeon from Skylake-SP",
     ),
+    "text-livepatch": Template(
+        _B,
+        "kernel text is live-patched ({names}), and level text keeps patches from it",
+        'remove them before the lock, or set policy.level = "exec"',
+    ),
+    "text-kprobes": Template(
+        _B,
+        "{count} kprobes are registered: the host would refuse to take them away again, and the kernel would never "
+        "patch again",
+        'remove them before the lock (`perf probe -d`, `bpftool link`), or set policy.level = "exec"',
+    ),
+    "text-traced": Template(
+        _B,
+        "{count} functions are traced: the host would refuse what the tracer patches next, and the kernel would never "
+        "patch again",
+        'stop the tracer before the lock, or set policy.level = "exec"',
+    ),
+    "text-processors": Template(
+        _B,
+        "this guest runs one processor of {possible} possible ones: with the second one the kernel patches all of its "
+        "text, which the host would refuse",
+        "boot with the others, or without room for them (QEMU: `-smp`, `maxcpus=`)",
+    ),
+    "text-unknown": Template(
+        _W, "whether something patches kernel text that the host would refuse cannot be seen: {problem}", "{remedy}"
+    ),
     "unexplained-mapping": Template(
         _B,
         "{pages} pages at {va:#x} (physical {pa:#x}) are kernel-executable, and nobody knows why; {whose}",

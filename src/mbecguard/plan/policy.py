@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mbecguard.settings.declared import BY_KEY, Setting
+from mbecguard.settings.declared import BY_KEY, FROZEN_KEYS, Setting
 from mbecguard.settings.load import Settings
 from mbecguard.values.facts import Fact, Known
 
@@ -55,6 +55,14 @@ FREE_SPACE: dict[CodeKind, tuple[str, ...]] = {
 }
 
 
+class Level(StrEnum):
+    """What a lock protects."""
+
+    EXEC = "exec"  #: no new kernel code
+    TEXT_LOG = "text-log"  #: and devices cannot change the kernel's text; stores of the guest are counted
+    TEXT = "text"  #: and nothing but the kernel's own patches is stored to it
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The decisions of one administrator; what is `open` the guest decides, see `settled`."""
@@ -65,6 +73,8 @@ class Policy:
     deny_unexplained: bool = False
     open: tuple[CodeKind, ...] = ()  #: none in records: a rerun and an audit plan as the seal was planned
     free: tuple[CodeKind, ...] = ()  #: kinds whose free space is dropped, if not that of all
+    level: Level = Level.EXEC
+    frozen_keys: tuple[str, ...] = ()  #: whose patch sites take no patch any more, see `text/frozen.py`
 
     def keeps(self, kind: CodeKind) -> bool:
         """Whether pages of that kind stay kernel-executable."""
@@ -86,6 +96,11 @@ class Policy:
         """The same, but all free space stays."""
         return replace(self, tight=False, free=(), open=tuple(kind for kind in self.open if kind not in FREE_SPACE))
 
+    @property
+    def exec_only(self) -> Policy:
+        """The same at level exec."""
+        return replace(self, level=Level.EXEC, frozen_keys=())
+
 
 def may_start(processors: Fact[Processors]) -> bool:
     """Whether another processor can come online; what nobody can tell may be."""
@@ -104,6 +119,8 @@ def from_settings(settings: Settings) -> Policy:
         tight=settings.text("policy.tight") == "on",
         deny_unexplained=settings.enabled("policy.deny_unexplained"),
         open=(*_chosen(settings, "auto"), *_TIGHT[settings.text("policy.tight")]),
+        level=(level := Level(settings.text("policy.level"))),
+        frozen_keys=() if level is Level.EXEC else FROZEN_KEYS[settings.text("policy.frozen_keys")],
     )
 
 

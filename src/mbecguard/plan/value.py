@@ -10,7 +10,7 @@ from mbecguard.plan.policy import CodeKind
 from mbecguard.values.codec import Hex, Notation, decode, digest, encode
 from mbecguard.values.errors import die
 from mbecguard.values.findings import Finding, Severity
-from mbecguard.values.pages import PageRange
+from mbecguard.values.pages import PAGE_SIZE, PageRange
 
 SCHEMA = "mbecguard.plan/2"
 
@@ -83,6 +83,12 @@ class Plan:
         """JSON-able objects, the digest included."""
         data: dict[str, Any] = encode(self)
         return data
+
+
+def span_of(plan: Plan, kind: CodeKind) -> tuple[int, int]:
+    """From where to where, in bytes of virtual addresses, a plan keeps code of a kind; (0, 0) if it keeps none."""
+    kept = [(k.va, k.va + len(k.pages) * PAGE_SIZE) for k in plan.keep if k.kind is kind]
+    return (min(start for start, _ in kept), max(end for _, end in kept)) if kept else (0, 0)
 
 
 def plan_from_json(data: object) -> Plan:

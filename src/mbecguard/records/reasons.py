@@ -123,6 +123,14 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "switch-unseen": ("{knob} was frozen at the seal; whether it still is, nobody can see", ""),
     "switch-refused": ("{knob} is not frozen: {problem}", "`mbecguard lock` tries again"),
+    "text-differs": (
+        "the host does not hold the kernel text that was handed over to it: its digest is {found}, not {wanted}",
+        "take it for an attack, or for a guest that was moved; reset the guest, then lock it",
+    ),
+    "text-not-enforced": (
+        "the host does stores to kernel text that level {level} forbids",
+        "ask the host's administrator for kvm.mbecguard_text=enforce, reset the guest, then lock it",
+    ),
     "undoable": ("the map can still be undone", _AGAIN),
     "unpinned": ("CR4.SMEP can be cleared", _RESET),
 }

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from mbecguard.host.base import Outcome
-from mbecguard.plan.policy import Policy
+from mbecguard.host.base import Outcome, TextMode
+from mbecguard.plan.policy import Level, Policy
 from mbecguard.plan.value import Totals
 from mbecguard.records.identity import Identity
 from mbecguard.records.reasons import Reason
@@ -51,6 +51,7 @@ class Step(StrEnum):
     SETTLE = "settle"
     LAST_SURVEY = "last-survey"
     TIGHTEN = "tighten"
+    TEXT = "text"
     PIN = "pin"
     SEAL = "seal"
     ONE_WAY = "one-way"
@@ -70,6 +71,10 @@ class Probe(StrEnum):
     KEPT_TEXT = "supervisor fetch from kept text"
     CANARY_SEALED = "canary after the seal"
     UNLOCK = "attempt to unlock after the seal"
+    STORE_BEFORE = "store to text before it is handed over"
+    STORE_DENIED = "store to text that the host holds"
+    STORE_COUNTED = "the host's count of that store"
+    PATCH = "patch of kernel text by the kernel"
 
 
 #: What each probe has to show.
@@ -80,9 +85,19 @@ EXPECTED: dict[Probe, Outcome] = {
     Probe.KEPT_TEXT: Outcome.RAN,
     Probe.CANARY_SEALED: Outcome.DENIED,
     Probe.UNLOCK: Outcome.DENIED,
+    Probe.STORE_BEFORE: Outcome.RAN,
+    Probe.STORE_DENIED: Outcome.DENIED,
+    Probe.STORE_COUNTED: Outcome.RAN,
+    Probe.PATCH: Outcome.RAN,
 }
 #: The probes without which nothing is proven.
 PROOF = frozenset({Probe.CANARY_BEFORE, Probe.CANARY_AFTER, Probe.USER_ON_DENIED, Probe.KEPT_TEXT})
+#: What a level of text needs besides.
+TEXT_PROOF = {
+    Level.EXEC: frozenset[Probe](),
+    Level.TEXT_LOG: frozenset({Probe.STORE_COUNTED, Probe.PATCH}),
+    Level.TEXT: frozenset({Probe.STORE_DENIED, Probe.STORE_COUNTED, Probe.PATCH}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +114,24 @@ class Evidence:
         return self.outcome is EXPECTED[self.probe]
 
 
+#: What the host has to do with bad stores, by level.
+HOLDS = {Level.EXEC: TextMode.NONE, Level.TEXT_LOG: TextMode.LOG, Level.TEXT: TextMode.ENFORCE}
+
+
 def is_proof(evidence: tuple[Evidence, ...]) -> bool:
-    """Evidence of all kinds, and none against."""
+    """Evidence of all kinds that say that new code does not run, and none against anything."""
     return {e.probe for e in evidence} >= PROOF and all(e.holds for e in evidence)
+
+
+def proves_text(evidence: tuple[Evidence, ...], level: Level) -> bool:
+    """The same of what a level says of text."""
+    kinds = TEXT_PROOF[level]
+    return {e.probe for e in evidence} >= kinds and all(e.holds for e in evidence if e.probe in kinds)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The outcome of one attempt to lock. `level` says what is protected: `exec` = no new kernel code pages."""
+    """The outcome of one attempt to lock. `level` says what is protected."""
 
     time: str  #: UTC, ISO 8601
     identity: Identity
@@ -124,7 +149,8 @@ class Record:
     policy: Policy  #: that made the plan
     pins: tuple[str, ...] = ()  #: names of the bits that the host was asked to pin, and did
     map_digest: str = ""  #: of the map that the seal asked for; empty: not sealed, or of an earlier agent
-    level: str = "exec"
+    text_digest: str = ""  #: of the kernel text that the host holds; empty: the level asks for none
+    level: Level = Level.EXEC
     schema: str = RECORD_SCHEMA
 
     @property
@@ -148,4 +174,5 @@ class Journal:
     switched: dict[str, str] = field(default_factory=dict)  #: reversible switches that change -> value before
     plan_digest: str = ""  #: from the seal on, of the plan that a rerun has to ask for again
     policy: Policy = field(default_factory=Policy)  #: that makes the plan
+    text_digest: str = ""  #: of the kernel text that the host holds
     schema: str = JOURNAL_SCHEMA

@@ -7,12 +7,22 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from mbecguard.host.base import Host, HostDetails, HostMode, HostRefusedError, HostStatus, Outcome, Permission
+from mbecguard.host.base import (
+    Host,
+    HostDetails,
+    HostMode,
+    HostRefusedError,
+    HostStatus,
+    HostText,
+    Outcome,
+    Permission,
+)
+from mbecguard.plan.policy import Level
 from mbecguard.plan.value import Plan, Totals
 from mbecguard.records.chain import Entry
 from mbecguard.records.damage import DamagedError, Loss
 from mbecguard.records.reasons import Reason, reason
-from mbecguard.records.record import SEALED_STEPS, Journal, Record, State, Step, exit_of, is_proof
+from mbecguard.records.record import HOLDS, SEALED_STEPS, Journal, Record, State, Step, exit_of, is_proof
 from mbecguard.records.store import Store
 from mbecguard.values.clock import now
 from mbecguard.values.errors import Exit, UserError
@@ -64,6 +74,7 @@ class Status:
     denied: int | None = None  #: fetches, since the reset; null: the host does not tell
     refused: int | None = None  #: what a pin, a seal or the lack of SMRAM forbade, since the reset
     map_digest: str | None = None  #: of what the host enforces; null: it does not tell
+    text: HostText | None = None  #: what the host holds of kernel text; null: it knows nothing of that
     details: Details | None = None  #: of the record, for --full
     time: str = field(default_factory=now)  #: when the host was asked; UTC, ISO 8601
     schema: str = SCHEMA
@@ -136,11 +147,23 @@ def status(host: Host, store: Store, boot_id: str) -> Status:
     record, journal = memory.record, memory.journal
     try:
         answer = observe(host, sealed=bool(_sealed(record) or (journal and journal.step in SEALED_STEPS)))
-        details = host.details() if answer.mode is not HostMode.UNKNOWN else None
-        verdict = _judge(answer, details, host, record, journal)
+        told = _ask(host, answer)
+        verdict = _judge(answer, told, host, record, journal)
     except (HostRefusedError, UserError) as error:
-        answer, details, verdict = _UNANSWERED, None, _unasked(memory, error)
-    return _status(memory, verdict, answer, host.name, simulated=host.simulated, details=details)
+        answer, told, verdict = _UNANSWERED, _Told(), _unasked(memory, error)
+    return _status(memory, verdict, answer, host.name, simulated=host.simulated, told=told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What else a host tells; None is what it knows nothing of."""
+
+    details: HostDetails | None = None
+    text: HostText | None = None
+
+
+def _ask(host: Host, answer: HostStatus) -> _Told:
+    return _Told(host.details(), host.text()) if answer.mode is not HostMode.UNKNOWN else _Told()
 
 
 def _unasked(memory: _Memory, error: UserError) -> Verdict:
@@ -155,9 +178,10 @@ def _status(
     host: str,
     *,
     simulated: bool,
-    details: HostDetails | None = None,
+    told: _Told | None = None,
 ) -> Status:
     state, reasons = memory.judged(*verdict)
+    details, text = (told.details, told.text) if told else (None, None)
     return Status(
         state=state,
         reasons=reasons,
@@ -168,6 +192,7 @@ def _status(
         denied=details.denied if details else None,
         refused=details.refused if details else None,
         map_digest=details.map_digest if details else None,
+        text=text,
         record=Named.of(memory.entry) if memory.entry else None,
         interrupted=memory.journal.step if memory.journal else None,
     )
@@ -204,12 +229,22 @@ def other_map(details: HostDetails | None, wanted: str) -> Reason | None:
     return reason("map-differs", found=details.map_digest[:16], wanted=wanted[:16])
 
 
-def _judge(
-    answer: HostStatus, details: HostDetails | None, host: Host, record: Record | None, journal: Journal | None
-) -> Verdict:
+def other_text(text: HostText | None, sealed: Record) -> Reason | None:
+    """Whether the host holds less of kernel text than the lock handed over, or other text."""
+    if sealed.level is Level.EXEC:
+        return None
+    if text is None or text.digest != sealed.text_digest:
+        found = text.digest[:16] if text else "none"
+        return reason("text-differs", found=found, wanted=sealed.text_digest[:16])
+    if text.holds < HOLDS[sealed.level]:
+        return reason("text-not-enforced", level=sealed.level)
+    return None
+
+
+def _judge(answer: HostStatus, told: _Told, host: Host, record: Record | None, journal: Journal | None) -> Verdict:
     proof = journal is not None and is_proof(journal.evidence)
     if answer.sealed:
-        return _judge_sealed(answer, details, host, record, proof)
+        return _judge_sealed(answer, told, host, record, proof)
     if _sealed(record):
         return State.DEGRADED, (reason("seal-lost" if answer.restricted else "map-lost"),)
     if not answer.restricted:
@@ -231,9 +266,7 @@ def _judge_unrestricted(record: Record | None) -> Verdict:
     return State.OPEN, (reason("map-gone"),)
 
 
-def _judge_sealed(
-    answer: HostStatus, details: HostDetails | None, host: Host, record: Record | None, proof: bool
-) -> Verdict:
+def _judge_sealed(answer: HostStatus, told: _Told, host: Host, record: Record | None, proof: bool) -> Verdict:
     sealed = _sealed(record)
     if not sealed and not proof:
         return State.DEGRADED, record.reasons if record and record.state is State.DEGRADED else (
@@ -243,10 +276,10 @@ def _judge_sealed(
         return State.DEGRADED, (reason("host-mode-changed", mode=answer.mode.value),)
     if sealed and answer.generation != sealed.generation:
         return State.DEGRADED, (reason("map-changed"),)
-    if sealed and (differs := other_map(details, sealed.map_digest)):
+    if sealed and (differs := other_map(told.details, sealed.map_digest) or other_text(told.text, sealed)):
         return State.DEGRADED, (differs,)
     reasons = sealed.reasons if sealed else (reason("seal-unrecorded"),)
-    reasons += () if details else (reason("map-unseen"),)
+    reasons += () if told.details else (reason("map-unseen"),)
     try:
         pinned = host.pinned()
     except HostRefusedError:

@@ -14,9 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mbecguard.host.base import HostMode, HostStatus
+from mbecguard.host.base import HostMode, HostStatus, HostText
+from mbecguard.host.wire import TEXT_VERSION
 from mbecguard.records.record import State
 from mbecguard.records.status import Status
+from mbecguard.service.stores import Stores
 from mbecguard.service.violations import Violations
 from mbecguard.session import Session
 from mbecguard.settings.load import Settings
@@ -72,6 +74,7 @@ class Watch:
     session: Session
     tell: Tell
     violations: Violations | None = None  #: None: the host is simulated, and no log tells of it
+    stores: Stores | None = None  #: the same
     line: str = ""
     _basis: object = None
     _sealed: bool = False  #: seen sealed by this process
@@ -90,7 +93,10 @@ class Watch:
             self._basis = None if self._suspected else basis
         if self.violations and isinstance(answer, HostStatus):  # else nothing is denied by anybody
             key = answer, stamps
-            self.violations.look(self._denied(answer), self._say, probed=key != self._probed)
+            probed = key != self._probed
+            self.violations.look(self._denied(answer), self._say, probed=probed)
+            if self.stores:
+                self.stores.look(self._text(answer), self._say, probed=probed)
             self._probed = key
         return self.line
 
@@ -121,6 +127,14 @@ class Watch:
         with suppress(UserError):
             details = self.session.host.details()
             return details.denied if details else None
+        return None
+
+    def _text(self, answer: HostStatus) -> HostText | None:
+        """What the host holds of kernel text; None: nothing, or it does not tell."""
+        if (answer.abi or 0) < TEXT_VERSION:
+            return None
+        with suppress(UserError):
+            return self.session.host.text()
         return None
 
     def _switches(self) -> tuple[str | None, ...] | str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mbecguard.guest.live import live_guest
 from mbecguard.guest.source import Guest
-from mbecguard.host.base import Host, HostMode
+from mbecguard.host.base import Host, HostMode, TextMode
 from mbecguard.records.boots import BootFile
 from mbecguard.records.ledger import Bounds
 from mbecguard.records.reasons import Reason, reason
@@ -29,6 +29,7 @@ from mbecguard.switches import Knobs, LiveKnobs, SimulatedKnobs, undone
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.events import Tell
 from mbecguard.values.note import Note, unnoted
+from mbecguard.values.pages import PAGE_SHIFT
 
 if TYPE_CHECKING:  # what asks for a state needs none of this, and a daemon would keep it in memory
     from mbecguard.audit.report import Dossier, Measured, Report
@@ -137,6 +138,17 @@ class Session:
 
         return Planner()
 
+    def symbol_at(self, pa: int) -> str:
+        """The symbol at a physical address of kernel text, by the plan of this boot's seal; empty: nobody knows."""
+        from mbecguard.guest.procfs import Kallsyms
+
+        entry = self.store.last(self.guest.boot_id)
+        plan = self.store.plan(entry.record) if entry else None
+        kept = plan.kept(pa >> PAGE_SHIFT) if plan else None
+        if kept is None:
+            return ""
+        return Kallsyms(self.guest.tree.data("proc/kallsyms") or b"").nearest(kept.va + pa - (kept.start << PAGE_SHIFT))
+
     @property
     def simulated(self) -> bool:
         """Whether the host is the simulator, which protects nothing."""
@@ -163,6 +175,7 @@ class Session:
         max_pfn = parse_max_pfn(self.guest.tree.text("proc/cpuinfo") or "")
         options = Options(
             mode=HostMode(self.settings.text("simulator.mode")),
+            text=TextMode[self.settings.text("simulator.text").upper()],
             mbec=self.settings.enabled("simulator.mbec"),
             limits=Limits(max_pfn=max_pfn),
             generation=secrets.randbits(32),

@@ -43,9 +43,9 @@ def audit(session: Session, tell: Tell) -> Audit:
         except UserError as problem:
             error = problem
     comparison, kept = found or (None, None)
-    grounds = Grounds(
-        status, entry.record if entry else None, comparison, _knobs(session), bool(damage), _text(session)
-    )
+    seal = entry.record if entry else None
+    foreign = session.host.foreign() if seal and seal.text_digest else 0
+    grounds = Grounds(status, seal, comparison, _knobs(session), bool(damage), _text(session), foreign)
     undone_now = session.undone(status) if found else ()
     result = conclude(grounds, _subject(session, entry), entry, kept, error=error, reasons=(*undone_now, *damage))
     result = announce(keep(result, Audits(session.store)), tell)

@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
+from mbecguard.host.text import TextObject
 from mbecguard.lock.ending import NOT_LOCKED
 from mbecguard.lock.transaction import Transaction
-from mbecguard.plan.policy import from_settings
+from mbecguard.plan.policy import CodeKind, Level, Policy, from_settings
+from mbecguard.plan.value import Plan, span_of
 from mbecguard.records.identity import identify
 from mbecguard.session import Session
+from mbecguard.text.handover import handed_over
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.events import Tell
+from mbecguard.values.pages import PAGE_SHIFT
 
 
 def _sealed(session: Session) -> bool:
@@ -20,6 +25,20 @@ def _sealed(session: Session) -> bool:
         return session.host.query().sealed
     except UserError:
         return False
+
+
+def texts(session: Session, plan: Plan, policy: Policy) -> tuple[TextObject, ...]:
+    """What is handed over to the host, as a plan and a policy have it. Dies of text that is not as it should be."""
+    return handed_over(
+        session.guest,
+        session.places.cache,
+        session.note,
+        target_pfn=session.host.target_pfn or 0,
+        text_pfn=plan.kernel.text_pa >> PAGE_SHIFT,
+        hooks=span_of(plan, CodeKind.BPF),
+        frozen=policy.frozen_keys,
+        logs=policy.level is not Level.TEXT,
+    )
 
 
 def transaction(session: Session, tell: Tell) -> Transaction:
@@ -36,10 +55,11 @@ def transaction(session: Session, tell: Tell) -> Transaction:
         store=session.store,
         identity=identify(session.guest),
         knobs=session.knobs,
-        policy=policy.roomy if mode == "audit" else policy,  # nothing is frozen then
+        policy=policy.roomy.exec_only if mode == "audit" else policy,  # nothing is frozen or handed over then
         mode=mode,
         tell=tell,
         room=session.room,
+        texts=partial(texts, session),
         packs=settings.number("lock.bpf_packs"),
         sleep=time.sleep if session.guest.live else lambda _seconds: None,  # a captured guest never settles
     )

@@ -15,10 +15,12 @@ from mbecguard.lock.check import misfit
 from mbecguard.lock.context import Seen
 from mbecguard.lock.request import too_long
 from mbecguard.lock.reserve import findings as room_findings
+from mbecguard.lock.text import text_misfit
 from mbecguard.plan import machine
 from mbecguard.plan.explain import Explanation, Ground, explain
 from mbecguard.plan.findings import Check, check, finding
-from mbecguard.plan.policy import Policy, from_settings
+from mbecguard.plan.level import obstacles
+from mbecguard.plan.policy import Level, Policy, from_settings
 from mbecguard.records.record import State
 from mbecguard.session import Session
 from mbecguard.switches import compiles, decide, frozen
@@ -35,10 +37,12 @@ def look(session: Session, policy: Policy | None = None) -> Seen:
 
 def _plan(session: Session, facts: Survey, symbols: Kallsyms, policy: Policy | None = None) -> Seen:
     tree = session.guest.tree
-    decisions = decide(session.settings, uses(tree, symbols), assignments(tree, SYSCTLS), setters(tree))
+    used = uses(tree, symbols)
+    decisions = decide(session.settings, used, assignments(tree, SYSCTLS), setters(tree))
     policy = policy or from_settings(session.settings)
     found = session.planner.attribute(facts, policy, symbols.nearest, frozen(decisions, session.knobs))
-    return Seen(found.plan, found.roomy, decisions, found.policy)
+    levels = obstacles(used, facts.processors) if policy.level is not Level.EXEC else ()
+    return Seen(found.plan, found.roomy, decisions, found.policy, tuple(levels))
 
 
 def check_session(session: Session) -> Check:
@@ -61,7 +65,7 @@ def _findings(session: Session) -> list[Finding]:
     seen: Seen | None = None
     try:
         seen = session.look()
-        findings += [*seen.plan.findings, *freeze_findings(seen.decisions, session.knobs)]
+        findings += [*seen.plan.findings, *freeze_findings(seen.decisions, session.knobs), *seen.obstacles]
         goes_on = compiles(seen.policy, seen.decisions, session.knobs)
         if session.settings.text("lock.mode") != "audit":
             findings += room_findings(goes_on, session.settings.number("lock.bpf_packs"), session.room)
@@ -74,7 +78,8 @@ def _host_findings(session: Session, seen: Seen | None) -> list[Finding]:
     """What the host answers; of one that cannot guard this machine, why, as far as this guest can tell."""
     cpuinfo = known(session.guest.tree.fact("proc/cpuinfo"), "")
     try:
-        unfit = misfit(session.host.query(), session.settings.text("lock.mode"))
+        asked, level = session.settings.text("lock.mode"), Level(session.settings.text("policy.level"))
+        unfit = misfit(session.host.query(), asked) or text_misfit(session.host, level)
         long = list(too_long(session.host, seen.plan, seen.roomy)) if seen else []
     except UserError as error:
         cannot = isinstance(error, HostRefusedError) and error.errno is HostErrno.NOT_SUPPORTED

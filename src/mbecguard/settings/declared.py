@@ -56,6 +56,14 @@ class Setting:
 
 _KEEP = ("keep", "drop")
 _START = ("auto", "keep", "drop")  # auto: keep, if processors can come later
+#: Groups of `text/frozen.py` by what `policy.frozen_keys` says.
+FROZEN_KEYS: dict[str, tuple[str, ...]] = {
+    "all": ("lsm", "mitigations"),
+    "lsm": ("lsm",),
+    "mitigations": ("mitigations",),
+    "none": (),
+}
+_SWITCHABLE = "whoever can write kernel memory can switch the others off, by patches that look like the kernel's own"
 _FREEZE = ("auto", "on", "off")  # auto: on, unless the guest uses what it would take away
 
 SETTINGS: tuple[Setting, ...] = (
@@ -130,6 +138,26 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         "drop executable pages that nothing explains, instead of refusing to lock",
         risks={"": "if the kernel runs them after the lock, it crashes"},
+    ),
+    Setting(
+        "policy.level",
+        "exec",
+        "what the lock protects; exec: no new kernel code; text-log: devices cannot change kernel text either, and the "
+        "guest's own stores to it are counted; text: only the kernel's own patches are stored to it",
+        ("exec", "text-log", "text"),
+        {
+            "exec": "kernel text can be overwritten by whoever can write kernel memory",
+            "text-log": "the guest's own stores to kernel text are done",
+            "text": "a patch that is none of the kernel's for the host ends its task, and all patching until a reset",
+        },
+    ),
+    Setting(
+        "policy.frozen_keys",
+        "all",
+        "at level text, whose patch sites take no patch any more: of security modules (lsm), of mitigations of the "
+        "processor's faults (mitigations), of both (all)",
+        tuple(FROZEN_KEYS),
+        {"lsm": _SWITCHABLE, "mitigations": _SWITCHABLE, "none": _SWITCHABLE},
     ),
     Setting(
         "freeze.modules",
@@ -247,6 +275,7 @@ SETTINGS: tuple[Setting, ...] = (
         bounds=(1, 36500),
     ),
     Setting("simulator.mbec", True, "whether the simulated CPU has mode-based execute control"),
+    Setting("simulator.text", "log", "what the simulated host makes of bad stores to text", ("log", "enforce", "none")),
     Setting("simulator.mode", "enforce", "mode of the simulated host", ("enforce", "audit", "off")),
 )
 

@@ -21,6 +21,7 @@ from mbecguard.text.tables import Table, matching
 from mbecguard.values.errors import die
 
 _REL32 = struct.Struct("<i")
+KEY_BITS = 0xFFFFFFFC  #: the lower two say something else: include/linux/jump_label.h, static_call_types.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,10 @@ class _Image:
         def place(offset: int, width: str, number: int) -> int:
             return self._place(number if width == "abs64" else address + offset + number)
 
-        return Table(name, content, place)
+        def key(offset: int, number: int) -> int:
+            return address + offset + number - self.pieces[0].va & KEY_BITS
+
+        return Table(name, content, place, key)
 
     def _place(self, va: int) -> int:
         for piece in self.pieces:

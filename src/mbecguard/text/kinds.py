@@ -76,9 +76,11 @@ class SiteKind:
 _SITE = ("site:rel32",)
 _CALLS = (("e8", 5), ("e9", 5), ("2e e8", 6), ("2e e9", 6), *((f"0f 8{digit:x}", 6) for digit in range(16)))
 
+JUMP_LABEL, STATIC_CALL, TRAMPOLINE = "jump label", "static call", "static call trampoline"
+
 KINDS: tuple[SiteKind, ...] = (
     SiteKind(
-        "jump label",
+        JUMP_LABEL,
         "a static key is switched: the branch is a jump to the label, or a nop",
         "kernel/jump_label.c, arch/x86/kernel/jump_label.c __jump_label_set_jump_code()",
         sections=("__jump_table",),
@@ -89,7 +91,7 @@ KINDS: tuple[SiteKind, ...] = (
         argument=Argument.TARGET,
     ),
     SiteKind(
-        "static call",
+        STATIC_CALL,
         "what a static call calls is changed: a function, nothing, or `return 0`; 7.2 also traps (ud1)",
         "kernel/static_call_inline.c, arch/x86/kernel/static_call.c __static_call_transform()",
         sections=(".static_call_sites",),
@@ -107,7 +109,7 @@ KINDS: tuple[SiteKind, ...] = (
         ),
     ),
     SiteKind(
-        "static call trampoline",
+        TRAMPOLINE,
         "the same, for callers that are not patched themselves",
         "arch/x86/include/asm/static_call.h, arch/x86/kernel/static_call.c",
         symbols=("__SCT__*",),

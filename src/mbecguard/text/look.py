@@ -49,6 +49,13 @@ class Spot:
     found: bytes
 
 
+def spot_told(spot: Spot) -> str:
+    """A place in words."""
+    where = f"{spot.symbol} ({spot.owner}, {spot.va:#x})"
+    kind = f"no legal form of a {spot.site}" if spot.site else "outside of all patch sites"
+    return f"{where}: {spot.wanted.hex(' ')} is {spot.found.hex(' ')}, {kind}"
+
+
 @dataclass(frozen=True, slots=True)
 class TextLook:
     """What one look has found."""
@@ -78,16 +85,44 @@ def look(
     cache_dir: Path | None,
     note: Note = unnoted,
     sleep: Callable[[float], None] = time.sleep,
+    *,
+    modules: bool = True,
 ) -> TextLook:
-    """Compare the text of kernel and modules. Dies if memory, symbols or the kernel's file cannot be read."""
+    """Compare the text of the kernel, and that of modules unless these are left out.
+
+    Dies if memory, symbols or the kernel's file cannot be read.
+    """
     if "stuffing" in known(guest.tree.fact(_STUFFED), "").lower():
         die("call depth tracking (retbleed=stuff) patches every call", "such text is not compared")
     note("text")
     with guest.memory.contents() as memory:
         looker = _Looker(guest, kallsyms, memory, TextCache(cache_dir), Accepted.at(cache_dir), note, sleep)
-        found = looker.look()
+        found = looker.look(modules=modules)
         looker.accepted.save()
         return found
+
+
+def kernel_reference(guest: Guest, kallsyms: Kallsyms, cache_dir: Path | None, note: Note = unnoted) -> Reference:
+    """What the file of the running kernel says of its text. Dies if it cannot be read."""
+    return _kernel_reference(guest, kallsyms, TextCache(cache_dir), note, Images(guest, SectionCache(None, ""), set()))
+
+
+def _kernel_reference(guest: Guest, kallsyms: Kallsyms, cache: TextCache, note: Note, images: Images) -> Reference:
+    build_id = notes_build_id(guest.tree.data("sys/kernel/notes") or b"")
+
+    def read() -> Reference:
+        note("kernel image")
+        file = images.kernel(build_id)
+        if file.file is None or file.image is None or file.image.build_id != build_id:
+            die(file.problem or "no file has the build-id of the running kernel", file.hint)
+        symbols = Symbols.of(kallsyms).all()
+        return read_kernel_text(file.file.read_bytes(), file.file.name, symbols, _text_va(kallsyms))
+
+    return cache.get(build_id, read)
+
+
+def _text_va(kallsyms: Kallsyms) -> int:
+    return kallsyms.address("_text") or die("/proc/kallsyms hides addresses", "read it as root")
 
 
 @dataclass
@@ -116,12 +151,12 @@ class _Looker:
         """Where kprobes are."""
         return kprobes.probes(self.guest.tree, self.symbols)
 
-    def look(self) -> TextLook:
+    def look(self, *, modules: bool) -> TextLook:
         """The kernel, then each module."""
         loaded = self._loaded()
         images = Images(self.guest, SectionCache(None, ""), set(loaded))
         self._kernel(images)
-        for name, module in sorted(loaded.items()):
+        for name, module in sorted(loaded.items()) if modules else ():
             try:
                 if module.state == "Live":
                     self._module(name, images)
@@ -141,22 +176,13 @@ class _Looker:
         )
 
     def _kernel(self, images: Images) -> None:
-        build_id = notes_build_id(self.guest.tree.data("sys/kernel/notes") or b"")
-
-        def read() -> Reference:
-            self.note("kernel image")
-            file = images.kernel(build_id)
-            if file.file is None or file.image is None or file.image.build_id != build_id:
-                die(file.problem or "no file has the build-id of the running kernel", file.hint)
-            return read_kernel_text(file.file.read_bytes(), file.file.name, self.symbols.all(), self._text_va)
-
-        reference = self.cache.get(build_id, read)
+        reference = _kernel_reference(self.guest, self.kallsyms, self.cache, self.note, images)
         moved = self._text_va - reference.pieces[0].va
         self._compare(KERNEL, reference, addresses_of(reference.pieces, moved), lambda: [moved])
 
     @property
     def _text_va(self) -> int:
-        return self.kallsyms.address("_text") or die("/proc/kallsyms hides addresses", "read it as root")
+        return _text_va(self.kallsyms)
 
     def _module(self, name: str, images: Images) -> None:
         build_id = module_build_id(self.guest.tree, name)

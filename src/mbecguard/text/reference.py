@@ -55,7 +55,10 @@ class Fixups:
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """The sites of one kind, in columns; what `argument` and `extra` mean depends on the kind (see kinds.py)."""
+    """The sites of one kind, in columns; what `argument` and `extra` mean depends on the kind (see kinds.py).
+
+    `extra` of jump labels and static calls of a kernel: how far their key is from the text, modulo 2^32.
+    """
 
     kind: str
     where: array[int]  #: places, typecode I

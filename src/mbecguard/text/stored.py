@@ -22,7 +22,7 @@ from mbecguard import __version__
 from mbecguard.image.cache import read_own, replace_own
 from mbecguard.text.reference import Fixups, Piece, Reference, Sites, Symbol
 
-SCHEMA = "mbecguard.text/1"
+SCHEMA = "mbecguard.text/2"
 SIZE_LIMIT = 64 << 20  #: bytes of one file; Debian's 7.2 takes 26 MiB
 FOLDER_LIMIT = 192 << 20  #: bytes of all; the oldest go first
 _FOLDER = "text"

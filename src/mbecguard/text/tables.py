@@ -23,12 +23,14 @@ _HINT = "this kernel, or the file, is of a kind that mbecguard does not know; re
 class Table:
     """One table of a file. `place` tells what a field at an offset of it leads to, given the number that stands there.
 
-    It is a place, or NOWHERE if that is no section of interest.
+    It is a place, or NOWHERE if that is no section of interest. `key` tells the same of static keys and calls, which
+    are data: by how far that is from the first piece, modulo 2^32.
     """
 
     name: str
     content: memoryview
     place: Callable[[int, str, int], int]
+    key: Callable[[int, int], int] = lambda _offset, _number: NOWHERE
 
 
 def sites(kind: SiteKind, tables: Sequence[Table], blob: bytes, register: Callable[[int], int]) -> Sites:
@@ -91,10 +93,16 @@ def _entries(fields: list[tuple[str, ...]], packed: struct.Struct, table: Table)
     for start in range(0, len(table.content), packed.size):
         row, offset = Row(), start
         for (name, width), number in zip(fields, packed.unpack_from(table.content, start), strict=True):
-            row[name] = table.place(offset, width, number) if name in _POINTERS else number
+            row[name] = _meant(table, name, width, offset, number)
             offset += _WIDTHS[width][0]
-        row["extra"] = row.get("rlength", 0) | row.get("feature", 0) & ~0xFFFF
+        row["extra"] = row.get("key", row.get("rlength", 0) | row.get("feature", 0) & ~0xFFFF)
         yield row
+
+
+def _meant(table: Table, name: str, width: str, offset: int, number: int) -> int:
+    if name == "key":
+        return table.key(offset, number)
+    return table.place(offset, width, number) if name in _POINTERS else number
 
 
 def _fits(row: Row) -> bool:

@@ -101,6 +101,19 @@ class Event(Enum):
         "{count} more denied fetches, {unlogged} of them without a word in the kernel's log; {denied} since the reset",
         more=("at",),
     )
+    TEXT_HELD = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a1b",
+        syslog.LOG_NOTICE,
+        "the host holds {pages} pages of kernel text, level {level}",
+        more=("digest",),
+    )
+    STORES_DENIED = EventKind(
+        "6d1f1f0c0c5d4b0f9a3e7a0f5f0e1a1c",
+        syslog.LOG_ALERT,
+        "{count} stores to kernel text that are no patches of its own, {what}, the last to {address}, {where}; {bad} "
+        "since the reset",
+        more=("symbol",),
+    )
 
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")

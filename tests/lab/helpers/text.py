@@ -51,4 +51,11 @@ def spots() -> str:
     )
 
 
-print({"claim": claim, "spots": spots, "size": size}[sys.argv[1]]())
+def lsm() -> str:
+    """A patch site of a hook for security modules; empty: this kernel has none."""
+    names = (f"__SCT__lsm_static_call_file_open_{number}" for number in range(2))
+    symbols = Kallsyms(Path("/proc/kallsyms").read_bytes())
+    return f"LSM={next((hex(va) for name in names if (va := symbols.address(name))), '')}"
+
+
+print({"claim": claim, "spots": spots, "size": size, "lsm": lsm}[sys.argv[1]]())

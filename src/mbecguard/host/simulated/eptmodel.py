@@ -66,6 +66,11 @@ class EptModel:
         dropped = Ept.XS if cr0_pg else Ept.XS | Ept.XU
         return RWX if permissions & Permission.EXEC else RWX & ~dropped
 
+    def runs(self, gfn: int) -> bool:
+        """Whether the kernel may execute a page frame, which has to be one of the guest-physical space."""
+        permissions = self._map.at(gfn)
+        return permissions is not None and Permission.EXEC in permissions
+
     def fetch(self, gpa: int, mode: Mode, cr0_pg: bool = True) -> Violation | None:
         """The EPT violation of a fetch from `gpa` (bytes), None if it runs.
 

@@ -11,16 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mbecguard.host.base import HostDetails, HostStatus, Outcome, Protection
+from mbecguard.host.base import HostDetails, HostStatus, HostText, Outcome, Protection
 from mbecguard.host.simulated.ept import Mode
 from mbecguard.host.simulated.hypervisor import Hypervisor, Options, VmState
+from mbecguard.host.text import TextObject
+from mbecguard.host.text import encode as encode_text
 from mbecguard.host.wire import (
     CR4_SMEP,
     LOCK_CR_UPDATE,
     PROTECT_MEMORY,
     QUERY_MAGIC,
+    TEXT_MAGIC,
+    Word,
     ask_details,
     ask_most,
+    ask_text,
     checked,
     decode_status,
     encode,
@@ -61,6 +66,7 @@ class SimulatedHost:
         self.hypervisor = Hypervisor(options)
         self.max_pfn = options.limits.max_pfn
         self.canary_pfn = canary_pfn
+        self.target_pfn = canary_pfn - 1 if canary_pfn else None
         self.modules_held = False
         self._state, self._boot_id = state, boot_id
         self._load()
@@ -71,7 +77,42 @@ class SimulatedHost:
 
     def details(self) -> HostDetails | None:
         """Ask for the digest of the map, counts and pins; None: this host does not tell. Changes nothing."""
-        return ask_details(lambda word: self._call(PROTECT_MEMORY, 0, QUERY_MAGIC + word, "query"))
+        return ask_details(self._ask)
+
+    def text(self) -> HostText | None:
+        """Ask what the host holds of text; None: it knows nothing of text. Changes nothing."""
+        return ask_text(self._ask)
+
+    def foreign(self) -> int:
+        """No device writes to a simulated guest."""
+        return self._ask(Word.FOREIGN)
+
+    def _ask(self, word: int) -> int:
+        return self._call(PROTECT_MEMORY, 0, QUERY_MAGIC + word, "query")
+
+    def hand_over(self, text: TextObject) -> None:
+        """Give the host a range of text; only a reset takes it back."""
+        pages = encode_text(text)
+        places = [_LISTS_AT + i * PAGE_SIZE for i in range(len(pages))]
+        links = [place.to_bytes(8, "little") for place in (*places[1:], 0)]
+        linked = (page[:8] + link + page[16:] for page, link in zip(pages, links, strict=True))
+        self.hypervisor.memory = dict(zip(places, linked, strict=True))
+        self._call(PROTECT_MEMORY, _LISTS_AT, TEXT_MAGIC, "hand over text")
+        self._save()
+
+    def run_store(self) -> Outcome:
+        """Write to the target page: RAN if that is done."""
+        if self.target_pfn is None:
+            return Outcome.NO_VERDICT
+        done = self.hypervisor.store(self.target_pfn << PAGE_SHIFT)
+        self._save()
+        return Outcome.RAN if done else Outcome.DENIED
+
+    def run_patch(self) -> Outcome:
+        """The kernel patches a site of its own."""
+        self.hypervisor.text = self.hypervisor.text.patching()
+        self._save()
+        return Outcome.RAN
 
     def most_ranges(self) -> int:
         """How many ranges a lock's request may have."""

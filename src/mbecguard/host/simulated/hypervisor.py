@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from mbecguard.host.base import HostErrno, HostMode, HostRefusedError, HostStatus, Protection
+from mbecguard.host.base import HostErrno, HostMode, HostRefusedError, HostStatus, Protection, TextMode
 from mbecguard.host.simulated.ept import Mode, Violation
 from mbecguard.host.simulated.eptmodel import ENFORCED, EptModel
+from mbecguard.host.simulated.textmodel import TextState, read_list
 from mbecguard.host.wire import (
     ABI_VERSION,
     CR0_PG,
@@ -24,6 +25,8 @@ from mbecguard.host.wire import (
     LOCK_CR_UPDATE,
     PROTECT_MEMORY,
     QUERY_MAGIC,
+    TEXT_MAGIC,
+    TEXT_VERSION,
     Limits,
     Word,
     decode,
@@ -51,6 +54,7 @@ class Options:
     max_grants: int = 4096  #: pages that audit mode remembers as granted
     generation: int = 0  #: the first one; real hosts take one at random
     abi: int = ABI_VERSION
+    text: TextMode = TextMode.LOG  #: what it makes of bad stores to text
 
     def __post_init__(self) -> None:
         if self.mode is HostMode.UNKNOWN:
@@ -88,6 +92,7 @@ class VmState:
     granted: tuple[int, ...]  #: GFNs that audit mode let run
     violations: int
     denials: tuple[Denial, ...]  #: the last ones
+    text: TextState = field(default_factory=TextState)
 
 
 class Hypervisor:
@@ -103,6 +108,7 @@ class Hypervisor:
         self.ept = EptModel(self.options.limits, self.options.generation)
         self.violations = 0
         self.refused = 0
+        self.text = TextState()
         self.denials: deque[Denial] = deque(maxlen=16)
         self._granted: set[int] = set()
         self._registers = {
@@ -176,7 +182,7 @@ class Hypervisor:
         words |= {Word.DENIED: self.violations, Word.REFUSED: self.refused}
         words |= {Word.CR0: self._ones(0), Word.CR4: self._ones(4)}
         words |= {Word.LIST_PAGES: self.options.limits.list_pages, Word.BOUNDARIES: self.options.limits.boundaries}
-        return words.get(number, 0)  # it takes no text
+        return (words | self.text.words(self.options.text, self.options.abi)).get(number, 0)
 
     def save(self) -> VmState:
         """The state of the VM, to be given to `restore`."""
@@ -188,6 +194,7 @@ class Hypervisor:
             granted=tuple(sorted(self._granted)),
             violations=self.violations,
             denials=tuple(self.denials),
+            text=self.text,
         )
 
     def restore(self, state: VmState) -> None:
@@ -197,6 +204,7 @@ class Hypervisor:
         self._granted = set(state.granted)
         self.violations = state.violations
         self.denials.extend(state.denials)
+        self.text = state.text
 
     def _dispatch(self, nr: int, a0: int, a1: int, cpl: int, long_mode: bool) -> int:
         # KVM looks at the CPL before it looks at the number.
@@ -220,12 +228,29 @@ class Hypervisor:
             return 0
         if not self._enforceable():
             raise _refused(HostErrno.NOT_SUPPORTED)
-        if list_gpa:
+        if list_gpa and magic == TEXT_MAGIC:
+            self._take_text(list_gpa)
+        elif list_gpa:
             request = decode(self.memory.get, list_gpa, self.options.limits)
             self.ept.apply(request, may_seal=not self.options.smm_open)
         elif 0 <= magic - QUERY_MAGIC <= max(Word) and not self.options.no_query:
             return self._word(magic - QUERY_MAGIC)
         return 0
+
+    def store(self, gpa: int) -> bool:
+        """A store of the guest that is no patch; whether it is done."""
+        self.text = self.text.storing(gpa)
+        return not self.text.covers(gpa) or self.text.logs
+
+    def _take_text(self, list_gpa: int) -> None:
+        if self.options.abi < TEXT_VERSION:
+            raise _refused(HostErrno.INVALID)
+        if self.options.text is TextMode.NONE:
+            raise _refused(HostErrno.NOT_SUPPORTED)
+        text = read_list(self.memory.get, list_gpa)
+        if any(not self.ept.runs(gfn) for gfn in range(text.pages.start, text.pages.end)):
+            raise _refused(HostErrno.INVALID)
+        self.text = self.text.taking(text, self.options.text)
 
     def _enforceable(self) -> bool:
         cr0, cr4 = self.read_cr(0), self.read_cr(4)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Text objects of docs/HOST-ABI.md: a range of kernel text, the sites where the kernel patches it, and their list.
+
+A list page is 4 KiB, little endian: 24 bytes of links, which whoever sends the list fills in, `{u32 part, u32 nr}`,
+and records: the head, then sites, then targets. Offsets are bytes from the start of the range, modulo 2^32; they follow
+addresses, not page frames, and the host takes both for the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import islice, pairwise
+from typing import NamedTuple
+
+from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE, PageRange
+
+LINKS = 24  #: bytes
+LIST_PAGES = 1024  #: of one object
+OFFSETS = 1 << 32
+
+_LINKS, _PART = struct.Struct("<QQQ"), struct.Struct("<II")
+_HEAD, _SITE, _TARGET = struct.Struct("<QQIIIIIIII"), struct.Struct("<IIHBB"), struct.Struct("<I")
+_DATA = _LINKS.size + _PART.size
+_LOGS, _FROZEN = 1, 1
+
+
+class SiteForm(IntEnum):
+    """What may stand at a site, by the table of docs/HOST-ABI.md."""
+
+    JUMP = 1
+    CALL = 2
+    TAIL_CALL = 3
+    TAIL_JCC = 4
+    MCOUNT = 5
+    FTRACE_CALL = 6
+    HOOK = 7
+
+
+class _Part(IntEnum):
+    HEAD = 1
+    SITES = 2
+    TARGETS = 3
+
+
+class TextSite(NamedTuple):
+    """One patch site: bytes at `offset`; `target` is that of a jump label, 0 of others."""
+
+    offset: int
+    target: int
+    form: SiteForm
+    bytes: int
+    frozen: bool = False  #: takes no patch any more
+
+
+@dataclass(frozen=True, slots=True)
+class TextObject:
+    """A range of text. Raises ValueError unless sites and targets ascend, and the sites lie apart, inside of it."""
+
+    pages: PageRange
+    sites: Sequence[TextSite] = ()
+    targets: Sequence[int] = ()  #: where functions start
+    tracers: tuple[int, int] = (0, 0)  #: what the start of a traced function may call
+    hooks: tuple[int, int] = (0, 0)  #: what a hook may call as well: from, to
+    logs: bool = False  #: bad stores are counted, and done
+
+    def __post_init__(self) -> None:
+        for one, following in pairwise(self.sites):
+            if one.offset + one.bytes > following.offset:
+                raise ValueError(f"the sites at {one.offset:#x} and {following.offset:#x} overlap")
+        if self.sites and self.sites[-1].offset + self.sites[-1].bytes > len(self.pages) << PAGE_SHIFT:
+            raise ValueError(f"the site at {self.sites[-1].offset:#x} lies outside of the text")
+        if any(one >= following for one, following in pairwise(self.targets)):
+            raise ValueError("targets do not ascend")
+
+
+def encode(text: TextObject) -> list[bytes]:
+    """The list pages, links empty."""
+    pages = text.pages
+    counts = (len(text.sites), len(text.targets), *text.tracers, _LOGS * text.logs, 0, *text.hooks)
+    head = _HEAD.pack(pages.start << PAGE_SHIFT, pages.end << PAGE_SHIFT, *counts)
+    sites = (_SITE.pack(s.offset, s.target, 0, s.form << 4 | s.bytes, _FROZEN * s.frozen) for s in text.sites)
+    return [
+        _page(_Part.HEAD, [head]),
+        *_pages(_Part.SITES, sites, _SITE.size),
+        *_pages(_Part.TARGETS, map(_TARGET.pack, text.targets), _TARGET.size),
+    ]
+
+
+def _pages(part: _Part, records: Iterable[bytes], size: int) -> Iterator[bytes]:
+    source, room = iter(records), (PAGE_SIZE - _DATA) // size
+    while rows := list(islice(source, room)):
+        yield _page(part, rows)
+
+
+def _page(part: _Part, records: Sequence[bytes]) -> bytes:
+    return (bytes(LINKS) + _PART.pack(part, len(records)) + b"".join(records)).ljust(PAGE_SIZE, b"\0")
+
+
+def decode(pages: Sequence[bytes]) -> TextObject:
+    """The inverse. Raises ValueError for what is no list of text."""
+    rows: dict[_Part, list[tuple[int, ...]]] = {part: [] for part in _Part}
+    for number, page in enumerate(pages):
+        part, count = _part_of(page)
+        if (part is _Part.HEAD) != (number == 0):
+            raise ValueError("the head is not the first page, and that alone")
+        layout = {_Part.HEAD: _HEAD, _Part.SITES: _SITE, _Part.TARGETS: _TARGET}[part]
+        if count * layout.size > PAGE_SIZE - _DATA or (part is _Part.HEAD and count != 1):
+            raise ValueError(f"a page of {count} records")
+        rows[part] += layout.iter_unpack(page[_DATA : _DATA + count * layout.size])
+    ((pa, epa, sites, targets, first, second, flags, unused, *hooks),) = rows[_Part.HEAD]
+    if (sites, targets) != (len(rows[_Part.SITES]), len(rows[_Part.TARGETS])):
+        raise ValueError("other counts than the head's")
+    if (pa | epa) % PAGE_SIZE or pa >= epa or flags & ~_LOGS or unused:
+        raise ValueError("a head that makes no sense")
+    return TextObject(
+        PageRange(pa >> PAGE_SHIFT, epa >> PAGE_SHIFT),
+        tuple(
+            TextSite(offset, target, SiteForm(what >> 4), what & 15, bool(frozen))
+            for offset, target, _, what, frozen in rows[_Part.SITES]
+        ),
+        tuple(target for (target,) in rows[_Part.TARGETS]),
+        (first, second),
+        (hooks[0], hooks[1]),
+        bool(flags),
+    )
+
+
+def _part_of(page: bytes) -> tuple[_Part, int]:
+    if len(page) != PAGE_SIZE or _LINKS.unpack_from(page)[2]:
+        raise ValueError("no page of a list of text")
+    part, count = _PART.unpack_from(page, LINKS)
+    return _Part(part), count
+
+
+def digest_of(texts: Iterable[TextObject]) -> str:
+    """What a host tells that was given these, in that order: hexadecimal."""
+    digest = bytes(32)
+    for text in texts:
+        digest = _folded(digest, list_digest(encode(text)))
+    return digest.hex()
+
+
+def list_digest(pages: Iterable[bytes]) -> bytes:
+    """That of the list of one object, whatever its links."""
+    digest = bytes(32)
+    for page in pages:
+        digest = _folded(digest, page[LINKS:])
+    return digest
+
+
+def fold(digest: str, text: TextObject) -> str:
+    """That of a host with one object more."""
+    return _folded(bytes.fromhex(digest), list_digest(encode(text))).hex()
+
+
+def _folded(digest: bytes, data: bytes) -> bytes:
+    return hashlib.sha256(digest + hashlib.sha256(data).digest()).digest()

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Level text: kernel text is handed over, the guest works and patches itself as before, attacks change nothing."""
+
+from __future__ import annotations
+
+import re
+
+from ..layers import Userland
+from ..verdict import Expected
+from .product import UNHARMED
+from .scenario import Scenario, Setting, same
+
+DENIED, DONE = "trap 14 cr2 target", "stored"
+
+#: What an attacker writes to, through a mapping of his own: code for a crash of the kernel, which never runs.
+TARGETS = """
+    panic_on_oops 0
+    eval "$(PYTHONPATH=/lab/agent python3 /lab/helpers/text.py spots)"
+    eval "$(PYTHONPATH=/lab/agent python3 /lab/helpers/text.py lsm)"
+    code=$(t pa $CODE) entry=$(t pa $ENTRY)
+    now() {
+        [ "$(t peek $code)" = "$was" ] && echo as-before || echo changed
+    }
+    was=$(t peek $code)
+    claim() {
+        python3 -c 'import json, sys
+claims = json.load(open("/run/agent.out"))["claims"]
+print(*(c["result"] for c in claims if c["id"] == sys.argv[1]))' "$1"
+    }
+    # WRITER: whether what it writes to guest memory is what the guest sees there.
+    aimed() {
+        "$@" >/dev/null
+        sleep 1
+        now
+    }
+    wallclock() { on 0 wrmsr 0x4b564d00 $code; }
+    clock() {
+        own=$(on 0 wrmsr 0x4b564d01 $((code & ~1 | 1)))
+        on 0 wrmsr 0x4b564d01 "$own"
+    }
+    device() { t dma $code; }
+"""
+#: What the kernel patches by itself, or because somebody asks for it.
+FLIPS = r"""
+    tracing=/sys/kernel/tracing
+    mountpoint -q $tracing || mount -t tracefs tracefs $tracing
+    mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+    services() {
+        for i in $(seq 20); do
+            systemd-run --wait --pipe -q -p DynamicUser=yes -p PrivateTmp=yes /bin/true || return 1
+        done
+        systemctl restart systemd-journald systemd-udevd
+    }
+    rules() {
+        for family in inet ip; do nft add table $family more; done
+        for hook in input output forward; do
+            nft add chain inet more $hook "{ type filter hook $hook priority 0; }"
+            nft add rule inet more $hook ct state new counter
+        done
+        nft delete table inet more && nft delete table ip more
+    }
+    cgroups() {
+        mkdir -p /sys/fs/cgroup/lab
+        echo '+cpu +memory' >/sys/fs/cgroup/cgroup.subtree_control
+        echo '10000 100000' >/sys/fs/cgroup/lab/cpu.max
+        echo 64M >/sys/fs/cgroup/lab/memory.max
+        rmdir /sys/fs/cgroup/lab
+    }
+    namespaces() {
+        for i in 1 2 3; do ip netns add lab$i && ip -n lab$i link set lo up && ip netns del lab$i; done
+    }
+    tracepoints() {
+        echo 1 >$tracing/events/enable && echo 0 >$tracing/events/enable
+    }
+    features() {
+        (cd /sys/kernel/debug/sched && for feature in $(cat features); do
+            case $feature in *LATENCY_WARN) continue ;; NO_*) other=${feature#NO_} ;; *) other=NO_$feature ;; esac
+            echo $other >features && echo $feature >features || exit 1
+        done)
+    }
+    sysctls() {
+        for value in 1 0; do for key in sched_schedstats bpf_stats_enabled; do
+            sysctl -qw kernel.$key=$value || return 1
+        done; done
+        echo 'file tcp*.c +p' >/sys/kernel/debug/dynamic_debug/control
+        echo 'file tcp*.c -p' >/sys/kernel/debug/dynamic_debug/control
+    }
+    timestamps() {
+        python3 /lab/helpers/flips.py
+    }
+    replug() {
+        echo 0 >/sys/devices/system/cpu/cpu1/online && echo 1 >/sys/devices/system/cpu/cpu1/online
+    }
+    # NAME: done, with so many stores of patches
+    phase() {
+        before=$(word 16)
+        fact "$1" "$(works "$1") $(word 17)"
+        fact "$1-stores" "$(($(word 16) - before))"
+    }
+"""
+PHASES = "services rules cgroups namespaces tracepoints features sysctls timestamps replug"
+PATCHED = "rules cgroups tracepoints features sysctls replug"
+COUNT, SOME = re.compile("[0-9]+"), re.compile("[1-9][0-9]*")
+BY_OTHERS = "wallclock clock device"
+
+
+def _by_others(when: str) -> str:
+    again = "; t store $code $CODE_WAS 8 >/dev/null" if when == "before" else ""
+    return "".join(f'fact {name}-{when} "$(aimed {name})"{again}\n' for name in BY_OTHERS.split())
+
+
+def _phases() -> str:
+    return "".join(f"phase {name}\n" for name in PHASES.split())
+
+
+LOCKED: Expected = {
+    "check": "0 0",
+    "lock": "0 sealed",
+    "sealed": "0 sealed",
+    "audit": "0 pass pass",
+    "alive": "ran ran",
+}
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        "level-text",
+        "a guest locked at level text works and patches itself as before, and nothing else changes its kernel's text",
+        TARGETS
+        + FLIPS
+        + f"""
+        fact before "$(t store $code 0x90 1) $(now) $(t store $code $CODE_WAS 8) $(now)"
+        {_by_others("before")}
+        fact check "$(agent check --json --set policy.level=text) $(blockers)"
+        fact lock "$(agent lock --json --set policy.level=text) $(field state)"
+        fact level "$(field level) $(field policy frozen_keys)"
+        fact sealed "$(agent status --json) $(field state) $(field text pages)"
+        fact holds "$(($(word 15) & 3)) $(($(word 15) >> 2 & 3)) $(($(word 15) >> 16 & 0xffff))"
+        bad=$(word 17)
+        fact own "$bad"
+        {_phases()}
+        workload
+        fact unpatched "$(($(word 17) - bad))"
+        fact byte "$(t store $code 0x90 1) $(now)"
+        fact tail "$(t store $entry 0xcc 1) $(t store $((entry + 1)) 0xc3e0220f 4) $(t store $entry 0x0f 1)"
+        fact lsm "$(if [ "$LSM" ]; then t store "$(t pa "$LSM")" 0xcc 1; else echo none; fi)"
+        fact movs "$(t store_movs $((code | 4095)) 16)"
+        fact cmpxchg "$(t store_cmpxchg $code)"
+        fact avx "$(t store_avx $((code & ~31)))"
+        fact foreign-before "$(word 18)"
+        {_by_others("after")}
+        fact foreign "$(word 18)"
+        fact counted "$(($(word 17) - bad))"
+        fact audit "$(agent audit --json --set audit.text=true) $(claim text-unchanged) $(claim text-held)"
+        fact told "$(agent status --json) $(field state) $(field text bad)"
+        fact alive "$(t run 0) $(usertool run 0)"
+        """,
+        {
+            **LOCKED,
+            "before": "stored changed stored as-before",
+            **same(" ".join(f"{name}-before" for name in BY_OTHERS.split()), "changed"),
+            "level": "text lsm mitigations",
+            "sealed": re.compile("0 sealed 4[0-9]{3}"),
+            "holds": "2 2 2",
+            "own": "1",
+            **same(PHASES, "done 1"),
+            **same(" ".join(f"{name}-stores" for name in PHASES.split()), COUNT),
+            **same(" ".join(f"{name}-stores" for name in PATCHED.split()), SOME),
+            **UNHARMED,
+            "unload": "done",
+            "unpatched": "0",
+            "byte": f"{DENIED} as-before",
+            "tail": f"{DONE} {DENIED} {DONE}",
+            "lsm": re.compile(f"{DENIED}|none"),  # 6.1 has no static calls for security modules
+            **same("movs cmpxchg", "died"),
+            "avx": re.compile("died|no AVX"),
+            "foreign-before": "0",
+            **same(" ".join(f"{name}-after" for name in BY_OTHERS.split()), "as-before"),
+            "foreign": "1",
+            "counted": re.compile("[5-9]"),
+            "audit": re.compile("0 pass warn"),
+            "told": re.compile("0 sealed [1-9][0-9]*"),
+        },
+        userland=Userland.SYSTEMD,
+        cpus=2,
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="level-text"),
+    ),
+)
