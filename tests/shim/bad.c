@@ -27,13 +27,15 @@ struct request {
 		struct mbecguard_pin pin;
 		struct mbecguard_probe probe;
 		struct mbecguard_hold hold;
+		struct mbecguard_text text;
 	};
 };
 
-#define REQUESTS 7
+#define REQUESTS 8
 
 static struct mbecguard_range range = { 0x3000000000ull, 0x3000001000ull, MBECGUARD_READ };
 static struct mbecguard_mapping mapping;
+static uint8_t text_page[PAGE];
 
 static struct request valid(int which)
 {
@@ -49,6 +51,8 @@ static struct request valid(int which)
 		{ MBECGUARD_IOCTL_PROBE, .probe = { sizeof(struct mbecguard_probe),
 			.kind = MBECGUARD_PROBE_CANARY } },
 		{ MBECGUARD_IOCTL_HOLD, .hold = { sizeof(struct mbecguard_hold), .held = 0 } },
+		{ MBECGUARD_IOCTL_TEXT, .answer = EOPNOTSUPP, .text = { sizeof(struct mbecguard_text),
+			.pages = (uintptr_t)text_page, .count = 1 } },
 	};
 
 	all[which].size = all[which].info.size;
@@ -137,7 +141,10 @@ void test_fields(char **arguments)
 	BAD(3, protect.count, 0, EINVAL);
 	BAD(3, protect.count, MBECGUARD_MAX_RANGES + 1, EINVAL);
 	BAD(3, protect.count, UINT32_MAX, EINVAL);
-	BAD(5, probe.kind, 3, EINVAL);
+	BAD(7, text.count, 0, EINVAL);
+	BAD(7, text.count, MBECGUARD_MAX_TEXT_PAGES + 1, EINVAL);
+	BAD(7, text.count, UINT32_MAX, EINVAL);
+	BAD(5, probe.kind, 4, EINVAL);
 	BAD(5, probe.kind, UINT32_MAX, EINVAL);
 	BAD(5, probe.va, PAGE, EINVAL);
 	BAD(5, probe.cr, 4, EINVAL);
@@ -185,6 +192,9 @@ void test_pointers(char **arguments)
 	BAD(1, mappings.mappings, 0, EFAULT);
 	BAD(1, mappings.mappings, (uintptr_t)KERNEL_ADDRESS, EFAULT);
 	BAD(1, mappings.mappings, (uintptr_t)hole + PAGE - 8, EFAULT);
+	BAD(7, text.pages, 0, EFAULT);
+	BAD(7, text.pages, (uintptr_t)KERNEL_ADDRESS, EFAULT);
+	BAD(7, text.pages, (uintptr_t)hole + PAGE - 8, EFAULT);
 	BAD(3, protect.ranges, 0, EFAULT);
 	BAD(3, protect.ranges, (uintptr_t)KERNEL_ADDRESS, EFAULT);
 	BAD(3, protect.ranges, (uintptr_t)hole + PAGE - 8, EFAULT);

@@ -186,6 +186,31 @@ void test_clear(char **arguments)
 	CHECK(probe(fd, &with_va) == EINVAL);
 }
 
+/* No host holds text here: the byte changes, and is put back. */
+void test_store(char **arguments)
+{
+	struct mbecguard_probe with_va = { .kind = MBECGUARD_PROBE_STORE, .va = PAGE };
+	struct mbecguard_probe with_bits = { .kind = MBECGUARD_PROBE_STORE, .bits = 1 };
+	int fd = device(), i;
+	struct mbecguard_info here = info(fd);
+	struct maps maps = walk(fd, MBECGUARD_MAPPINGS_CONTENT, 65536);
+	bool target = false;
+	size_t at;
+
+	(void)arguments;
+	for (i = 0; i < 100; i++) {
+		struct mbecguard_probe seen = { .kind = MBECGUARD_PROBE_STORE, .outcome = 99, .trap = 99 };
+
+		CHECK(!probe(fd, &seen) && seen.outcome == MBECGUARD_RAN && !seen.trap && !seen.cr2);
+		CHECK((int64_t)seen.va < 0 && !(seen.va % PAGE));
+	}
+	CHECK(probe(fd, &with_va) == EINVAL && probe(fd, &with_bits) == EINVAL);
+	for (at = 0; at < maps.count; at++)
+		target |= here.target_pa - maps.at[at].pa < maps.at[at].bytes &&
+			  maps.at[at].flags & MBECGUARD_MAP_INT3;
+	CHECK(here.target_pa != here.canary_pa && target);
+}
+
 /* The kernel is locked down, and nobody has pinned anything: the bits stay on. */
 void test_locked(char **arguments)
 {

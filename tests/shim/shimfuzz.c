@@ -23,7 +23,7 @@
 #define HOLE 0x3000000000ull
 #define HOLE_PAGES 256
 #define KERNEL_IMAGE 0xffffffff80000000ull
-#define KINDS 7
+#define KINDS 8
 
 static uint64_t state;
 static uint8_t *arena;			/* ends at a page that is not mapped */
@@ -108,7 +108,7 @@ static void protect(struct mbecguard_protect *request)
 
 static void probe(struct mbecguard_probe *request)
 {
-	*request = (struct mbecguard_probe){ .size = sizeof(*request), .kind = or_any(below(3)) };
+	*request = (struct mbecguard_probe){ .size = sizeof(*request), .kind = or_any(below(4)) };
 	if (request->kind == MBECGUARD_PROBE_FETCH)
 		request->va = text_address();
 	if (request->kind == MBECGUARD_PROBE_CLEAR) {
@@ -119,11 +119,25 @@ static void probe(struct mbecguard_probe *request)
 		request->reserved = any();
 }
 
+/* A head of text in the hole, which no host can copy. */
+static void hand_over(struct mbecguard_text *request)
+{
+	uint64_t pages[512] = { 0, 0, 0, 1 | 1ull << 32, HOLE, HOLE + (1 + below(8)) * PAGE };
+	uint32_t i;
+
+	for (i = 3; i < 10; i++)
+		pages[i] = below(8) ? pages[i] : or_any(pages[i]);
+	memcpy(arena, pages, PAGE);
+	*request = (struct mbecguard_text){
+		.size = sizeof(*request), .count = or_any(1), .pages = pointer(arena),
+	};
+}
+
 static unsigned long fill(void *request)
 {
 	static const unsigned long commands[KINDS] = {
 		MBECGUARD_IOCTL_INFO, MBECGUARD_IOCTL_MAPPINGS, MBECGUARD_IOCTL_QUERY, MBECGUARD_IOCTL_PROTECT,
-		MBECGUARD_IOCTL_PIN, MBECGUARD_IOCTL_PROBE, MBECGUARD_IOCTL_HOLD,
+		MBECGUARD_IOCTL_PIN, MBECGUARD_IOCTL_PROBE, MBECGUARD_IOCTL_HOLD, MBECGUARD_IOCTL_TEXT,
 	};
 	int kind = below(KINDS);
 
@@ -148,6 +162,9 @@ static unsigned long fill(void *request)
 		break;
 	case 5:
 		probe(request);
+		break;
+	case 7:
+		hand_over(request);
 		break;
 	default:
 		*(struct mbecguard_hold *)request = (struct mbecguard_hold){

@@ -28,6 +28,7 @@ static const struct {
 	{ "mmap", 0, test_mmap },
 	{ "fetch", 0, test_fetch },
 	{ "clear", 0, test_clear },
+	{ "store", 0, test_store },
 	{ "locked", 0, test_locked },	/* not again: the kernel is locked down */
 	{ "hold", 2, test_hold },	/* FILE NAME of a module that is not loaded */
 	{ "unload", 1, test_unload },	/* FILE of the shim */

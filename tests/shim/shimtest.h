@@ -54,6 +54,7 @@ void test_user(char **arguments);
 void test_mmap(char **arguments);
 void test_fetch(char **arguments);
 void test_clear(char **arguments);
+void test_store(char **arguments);
 void test_locked(char **arguments);
 void test_hold(char **arguments);
 void test_unload(char **arguments);

@@ -60,7 +60,7 @@ def kernel_text(
         tuple(_apart(sites)),
         _starts(base, own, text.bytes),
         _tracers(symbols, base),
-        ((hooks[0] - base) % OFFSETS, (hooks[1] - base) % OFFSETS),
+        _span(hooks, base),
         logs,
     )
 
@@ -154,6 +154,11 @@ def _starts(base: int, lines: Iterable[bytes], size: int) -> tuple[int, ...]:
     """Where functions of the kernel proper start, that run once excepted."""
     offsets = {(int(line[:16], 16) - base) % OFFSETS for line in lines if line[17] in _CODE}
     return tuple(sorted(offset for offset in offsets if offset < size))
+
+
+def _span(hooks: tuple[int, int], base: int) -> tuple[int, int]:
+    start, end = hooks
+    return ((start - base) % OFFSETS, (end - base) % OFFSETS) if start < end else (0, 0)
 
 
 def _tracers(symbols: Kallsyms, base: int) -> tuple[int, int]:

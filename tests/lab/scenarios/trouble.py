@@ -9,7 +9,9 @@ from ..layers import Host, Userland
 from .product import REFUSED
 from .scenario import ALL_HOSTS, Scenario, Setting, alone, same
 
-SHIM_CHECKS = "info clear sizes fields pointers unknown unprivileged passed mappings content canary user mmap fetch"
+SHIM_CHECKS = (
+    "info clear store sizes fields pointers unknown unprivileged passed mappings content canary user mmap fetch"
+)
 FUZZED = re.compile("accepted [1-9][0-9]* refused [1-9][0-9]* unexpected 0")
 
 #: Scenario, the patch's parameter, what the host does.
