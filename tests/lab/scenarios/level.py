@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from ..layers import Userland
+from ..layers import Host, Userland
 from ..verdict import Expected
 from .product import UNHARMED
 from .scenario import Scenario, Setting, same
@@ -40,7 +40,7 @@ print(*(c["result"] for c in claims if c["id"] == sys.argv[1]))' "$1"
     }
     device() { t dma $code; }
 """
-#: What the kernel patches by itself, or because somebody asks for it.
+#: What the kernel patches by itself, or because somebody asks for it. Nothing of it may be refused.
 FLIPS = r"""
     tracing=/sys/kernel/tracing
     mountpoint -q $tracing || mount -t tracefs tracefs $tracing
@@ -94,7 +94,7 @@ FLIPS = r"""
     # NAME: done, with so many stores of patches
     phase() {
         before=$(word 16)
-        fact "$1" "$(works "$1") $(word 17)"
+        fact "$1" "$(works "$1")"
         fact "$1-stores" "$(($(word 16) - before))"
     }
 """
@@ -113,12 +113,41 @@ def _phases() -> str:
     return "".join(f"phase {name}\n" for name in PHASES.split())
 
 
-LOCKED: Expected = {
-    "check": "0 0",
-    "lock": "0 sealed",
-    "sealed": "0 sealed",
-    "audit": "0 pass pass",
-    "alive": "ran ran",
+#: What an attacker tries, once the text is the host's.
+ATTACKS = f"""
+    fact byte "$(t store $code 0x90 1) $(now)"
+    fact tail "$(t store $entry 0xcc 1) $(t store $((entry + 1)) 0xc3e0220f 4) $(t store $entry 0x0f 1)"
+    fact lsm "$(if [ "$LSM" ]; then t store "$(t pa "$LSM")" 0xcc 1; else echo none; fi)"
+    fact movs "$(t store_movs $((code | 4095)) 16)"
+    fact cmpxchg "$(t store_cmpxchg $code)"
+    fact avx "$(t store_avx $((code & ~31)))"
+    fact foreign-before "$(word 18)"
+    {_by_others("after")}
+    fact foreign "$(word 18)"
+    fact counted "$(($(word 17) - bad))"
+"""
+ATTACKED: Expected = {
+    "byte": f"{DENIED} as-before",
+    "tail": f"{DONE} {DENIED} {DONE}",
+    "lsm": re.compile(f"{DENIED}|none"),  # 6.1 has no static calls for security modules
+    **same("movs cmpxchg", "died"),
+    "avx": re.compile("died|no AVX"),
+    "foreign-before": "0",
+    **same(" ".join(f"{name}-after" for name in BY_OTHERS.split()), "as-before"),
+    "foreign": "1",
+    "counted": re.compile("[5-9]"),
+}
+PHASED: Expected = {
+    **same(PHASES, "done"),
+    **same(" ".join(f"{name}-stores" for name in PHASES.split()), COUNT),
+    **same(" ".join(f"{name}-stores" for name in PATCHED.split()), SOME),
+    **UNHARMED,
+    "unload": "done",
+    "unpatched": "0",
+}
+BEFORE: Expected = {
+    "before": "stored changed stored as-before",
+    **same(" ".join(f"{name}-before" for name in BY_OTHERS.split()), "changed"),
 }
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -140,49 +169,59 @@ SCENARIOS: tuple[Scenario, ...] = (
         {_phases()}
         workload
         fact unpatched "$(($(word 17) - bad))"
-        fact byte "$(t store $code 0x90 1) $(now)"
-        fact tail "$(t store $entry 0xcc 1) $(t store $((entry + 1)) 0xc3e0220f 4) $(t store $entry 0x0f 1)"
-        fact lsm "$(if [ "$LSM" ]; then t store "$(t pa "$LSM")" 0xcc 1; else echo none; fi)"
-        fact movs "$(t store_movs $((code | 4095)) 16)"
-        fact cmpxchg "$(t store_cmpxchg $code)"
-        fact avx "$(t store_avx $((code & ~31)))"
-        fact foreign-before "$(word 18)"
-        {_by_others("after")}
-        fact foreign "$(word 18)"
-        fact counted "$(($(word 17) - bad))"
+        {ATTACKS}
         fact audit "$(agent audit --json --set audit.text=true) $(claim text-unchanged) $(claim text-held)"
         fact told "$(agent status --json) $(field state) $(field text bad)"
         fact alive "$(t run 0) $(usertool run 0)"
         """,
         {
-            **LOCKED,
-            "before": "stored changed stored as-before",
-            **same(" ".join(f"{name}-before" for name in BY_OTHERS.split()), "changed"),
+            **BEFORE,
+            "check": "0 0",
+            "lock": "0 sealed",
             "level": "text lsm mitigations",
             "sealed": re.compile("0 sealed 4[0-9]{3}"),
             "holds": "2 2 2",
             "own": "1",
-            **same(PHASES, "done 1"),
-            **same(" ".join(f"{name}-stores" for name in PHASES.split()), COUNT),
-            **same(" ".join(f"{name}-stores" for name in PATCHED.split()), SOME),
-            **UNHARMED,
-            "unload": "done",
-            "unpatched": "0",
-            "byte": f"{DENIED} as-before",
-            "tail": f"{DONE} {DENIED} {DONE}",
-            "lsm": re.compile(f"{DENIED}|none"),  # 6.1 has no static calls for security modules
-            **same("movs cmpxchg", "died"),
-            "avx": re.compile("died|no AVX"),
-            "foreign-before": "0",
-            **same(" ".join(f"{name}-after" for name in BY_OTHERS.split()), "as-before"),
-            "foreign": "1",
-            "counted": re.compile("[5-9]"),
-            "audit": re.compile("0 pass warn"),
+            **PHASED,
+            **ATTACKED,
+            "audit": "0 pass warn",
             "told": re.compile("0 sealed [1-9][0-9]*"),
+            "alive": "ran ran",
         },
         userland=Userland.SYSTEMD,
         cpus=2,
         slow=True,
         setting=Setting(kvm="mbecguard_text=enforce", own_guest="level-text"),
+    ),
+    Scenario(
+        "handed-over",
+        "kernel text alone is handed over, as the agent has it: the guest patches it as before, attacks change nothing",
+        TARGETS
+        + FLIPS
+        + f"""
+        fact before "$(t store $code 0x90 1) $(now) $(t store $code $CODE_WAS 8) $(now)"
+        {_by_others("before")}
+        fact handed "$(PYTHONPATH=/lab/agent python3 /lab/helpers/handover.py 2>&1 | tail -n 1)"
+        bad=$(word 17)
+        {_phases()}
+        workload
+        fact unpatched "$(($(word 17) - bad))"
+        {ATTACKS}
+        fact alive "$(works sh -c 'for i in $(seq 20); do /bin/true || exit 1; done')"
+        """,
+        {
+            **BEFORE,
+            "handed": re.compile(
+                "store ran, then denied; patch ran; [0-9]{5} sites, [0-9]{4,5} frozen; 4[0-9]{3} pages"
+            ),
+            **PHASED,
+            **ATTACKED,
+            "alive": "done",
+        },
+        hosts=frozenset({Host.OURS, Host.UNENFORCED}),
+        userland=Userland.SYSTEMD,
+        cpus=2,
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="handed-over"),
     ),
 )
