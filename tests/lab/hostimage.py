@@ -22,7 +22,8 @@ from .parts import busybox, module_tree, modules, script, stripped
 from .roots import inside, machine
 from .scenarios import Scenario, Setting, by_setting
 
-DISK_MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod")
+#: By the controllers of Bochs and of QEMU's q35.
+DISK_MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "libahci", "ahci", "sd_mod")
 UNUSED = 86400.0  #: seconds that a CD is kept after it was used last
 HUGE_PAGES = "/hugepages"
 RESERVE = f"""echo {{pages}} >/proc/sys/vm/nr_hugepages

@@ -74,8 +74,6 @@ class Stack:
             die(f"no guest kernel {self.kernel}", hint=f"one of {', '.join(GUEST_SUITES)}")
         if self.host_kernel not in HOST_SUITES:
             die(f"no host kernel {self.host_kernel}", hint=f"one of {', '.join(HOST_SUITES)}")
-        if self.systemd and self.host is Host.UNENFORCED:
-            die("no systemd guest on an unenforced host", hint="it has no disk")
         if self.userland is Userland.INSTALLED and self.kernel != "6.12":
             die("packages are installed on guests of 6.12 alone", hint="its suite is the user space's")
         if not 1 <= self.cpus <= 8:

@@ -55,9 +55,9 @@ def _run(stack: Stack, scenarios: list[Scenario], limit: float, progress: Callab
         return boot(stack, scenarios, initrd, disk, logs, limit, progress)
     if stack.host is Host.UNENFORCED:
         with alone("lab-build", BUILD_LIMIT):
-            image, initrd = hostimage.initrd(stack, scenarios)
+            (image, initrd), disk = hostimage.initrd(stack, scenarios), guestimage.disk(stack)
         say(f"{stack}: booting under TCG with SVM, at most {limit:.0f} s")
-        return svm.boot(image, initrd, svm.AT_ONCE, logs, limit, progress, stack.host_cmdline)
+        return svm.boot(image, initrd, svm.AT_ONCE, logs, limit, progress, stack.host_cmdline, disk)
     with alone("lab-build", BUILD_LIMIT):
         cd, disk = hostimage.boot_cd(stack, scenarios), guestimage.disk(stack)
     say(f"{stack}: booting, at most {limit:.0f} s")

@@ -30,8 +30,9 @@ def boot(
     limit: float,
     progress: Callable[[str], None],
     words: str = "",
+    disk: Path | None = None,
 ) -> Run:
-    """Boot a kernel with its initrd, and `words` beside `CMDLINE`; `limit` in seconds.
+    """Boot a kernel with its initrd and a disk, if any, and `words` beside `CMDLINE`; `limit` in seconds.
 
     `progress` gets the verdict port's text as it grows.
     """
@@ -39,6 +40,8 @@ def boot(
     (logs / "initrd").write_bytes(initrd)
     command = [*MACHINE.split(), "-m", str(HOST_MIB), *clock, "-append", f"{CMDLINE} {words}"]
     command += ["-kernel", str(image), "-initrd", str(logs / "initrd")]
+    if disk:
+        command += ["-drive", f"id=l2,file={disk},format=raw,if=none,snapshot=on", "-device", "ide-hd,drive=l2"]
     for name in LOGS:
         (logs / name).write_text("")
         command += ["-serial", f"file:{logs / name}"]
