@@ -12,13 +12,13 @@ from pathlib import Path
 from mbecguard.guest.procfs import Kallsyms
 from mbecguard.guest.source import Guest
 from mbecguard.host.text import OFFSETS, SiteForm, TextObject, TextSite
-from mbecguard.image.cache import Note
 from mbecguard.text.frozen import HOOKED, keys_of
 from mbecguard.text.kinds import JUMP_LABEL, STATIC_CALL, TRAMPOLINE
 from mbecguard.text.look import kernel_reference, look, spot_told
 from mbecguard.text.reference import NOWHERE, Reference, Sites
 from mbecguard.text.tables import matching
 from mbecguard.values.errors import die
+from mbecguard.values.note import Note
 from mbecguard.values.pages import PAGE_SIZE, PageRange
 
 #: By kind, and by how the file's bytes begin: what a host calls it.

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from mbecguard.plan.policy import Level, from_settings
 from mbecguard.session import Places, Session
+from mbecguard.session.locking import texts
 from mbecguard.settings.load import load
 
 session = Session(load(), Places.live())
 policy = replace(from_settings(session.settings), level=Level.TEXT, frozen_keys=("lsm", "mitigations"))
-target, kernel = session.texts(session.look().plan, policy)
+target, kernel = texts(session, session.look().plan, policy)
 before = session.host.run_store()
 session.host.hand_over(target)
 after = session.host.run_store()
