@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 PAGE_SHIFT = 12
@@ -18,6 +19,7 @@ LARGE_PAGES = 512  #: pages in a 2 MiB region
 ADDRESS_SPACE_PAGES = 1 << (52 - PAGE_SHIFT)  #: the architectural limit of physical addresses (MAXPHYADDR 52)
 
 T = TypeVar("T")
+_START = attrgetter("start")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,75 +70,69 @@ class PageMap(Generic[T]):
     """
 
     def __init__(self) -> None:
+        # Columns, and pages as numbers: a map is put together from thousands of ranges.
         self._starts: list[int] = []
-        self._runs: list[tuple[PageRange, T]] = []
+        self._ends: list[int] = []
+        self._values: list[T] = []
 
     def put(self, pages: PageRange, value: T) -> None:
         """Give all of `pages` the value; what was there before is cut away."""
-        if not len(pages):
+        start, end = pages.start, pages.end
+        if start == end:
             return
-        first, last = self._overlapping(pages)
-        first, last = max(first - 1, 0), min(last + 1, len(self._runs))  # neighbours may coalesce
-        around = self._runs[first:last]
-        before = [(r.until(pages.start), v) for r, v in around if r.start < pages.start]
-        after = [(r.since(pages.end), v) for r, v in around if r.end > pages.end]
-        self._runs[first:last] = merged = _coalesced([*before, (pages, value), *after])
-        self._starts[first:last] = [run.start for run, _ in merged]
+        # From the first run that ends here or behind, to the last that begins before the end or there.
+        first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
+        left, right = first < last and self._starts[first] < start, first < last and self._ends[last - 1] > end
+        if left and self._values[first] == value:
+            left, start = False, self._starts[first]
+        if right and self._values[last - 1] == value:
+            right, end = False, self._ends[last - 1]
+        runs = [(start, end, value)]
+        if left:
+            runs.insert(0, (self._starts[first], start, self._values[first]))
+        if right:
+            runs.append((end, self._ends[last - 1], self._values[last - 1]))
+        self._starts[first:last], self._ends[first:last], self._values[first:last] = zip(*runs, strict=True)
 
     def at(self, page: int) -> T | None:
         """The value of one page, None if it has none."""
         index = bisect_right(self._starts, page) - 1
-        if index < 0 or page not in self._runs[index][0]:
-            return None
-        return self._runs[index][1]
+        return self._values[index] if index >= 0 and page < self._ends[index] else None
 
     def within(self, pages: PageRange) -> Iterator[tuple[PageRange, T | None]]:
         """Tile `pages` exactly: runs clipped to it, with None for the gaps between them."""
-        if not len(pages):
+        position, end = pages.start, pages.end
+        if position == end:
             return
-        position = pages.start
-        first, last = self._overlapping(pages)
-        for run, value in self._runs[first:last]:
-            if run.start > position:
-                yield PageRange(position, run.start), None
-            clipped = run & pages
-            yield clipped, value
-            position = clipped.end
-        if position < pages.end:
-            yield PageRange(position, pages.end), None
+        for index in range(bisect_right(self._ends, position), bisect_left(self._starts, end)):
+            start = max(self._starts[index], position)
+            if start > position:
+                yield PageRange(position, start), None
+            position = min(self._ends[index], end)
+            yield PageRange(start, position), self._values[index]
+        if position < end:
+            yield PageRange(position, end), None
 
     def __iter__(self) -> Iterator[tuple[PageRange, T]]:
-        return iter(self._runs)
+        return zip(map(PageRange, self._starts, self._ends), self._values, strict=True)
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return len(self._starts)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PageMap) and self._runs == other._runs
+        return isinstance(other, PageMap) and self._columns == other._columns
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def _columns(self) -> tuple[list[int], list[int], list[T]]:
+        return self._starts, self._ends, self._values
 
     def copy(self) -> PageMap[T]:
         """An independent map with the same runs."""
         other: PageMap[T] = PageMap()
-        other._starts, other._runs = self._starts.copy(), self._runs.copy()
+        other._starts, other._ends, other._values = self._starts.copy(), self._ends.copy(), self._values.copy()
         return other
-
-    def _overlapping(self, pages: PageRange) -> tuple[int, int]:
-        first = bisect_right(self._starts, pages.start) - 1
-        if first < 0 or self._runs[first][0].end <= pages.start:
-            first += 1
-        return first, max(first, bisect_left(self._starts, pages.end))
-
-
-def _coalesced(runs: list[tuple[PageRange, T]]) -> list[tuple[PageRange, T]]:
-    merged: list[tuple[PageRange, T]] = []
-    for run, value in runs:
-        if merged and merged[-1][0].end == run.start and merged[-1][1] == value:
-            merged[-1] = (PageRange(merged[-1][0].start, run.end), value)
-        else:
-            merged.append((run, value))
-    return merged
 
 
 class PageSet:
@@ -146,7 +142,7 @@ class PageSet:
 
     def __init__(self, ranges: Iterable[PageRange] = ()) -> None:
         merged: list[PageRange] = []
-        for item in sorted(r for r in ranges if len(r)):
+        for item in sorted((r for r in ranges if r.start < r.end), key=_START):
             if merged and item.start <= merged[-1].end:
                 merged[-1] = PageRange(merged[-1].start, max(merged[-1].end, item.end))
             else:
