@@ -18,6 +18,7 @@ import types
 from collections.abc import Callable
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -35,17 +36,8 @@ _HEX = re.compile(r"0x(?:0|[1-9a-f][0-9a-f]{0,15})")  # one notation for each nu
 
 def encode(value: object) -> Any:
     """`value` as JSON-able objects: dataclasses become objects, tuples arrays, enums their value."""
-    if isinstance(value, Enum):
-        return value.value
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _encode_fields(value, _encoders(type(value)))
-    if isinstance(value, tuple | list):
-        return [encode(item) for item in value]
-    if isinstance(value, dict):
-        return {_string(key): encode(item) for key, item in value.items()}
-    raise TypeError(f"cannot serialise {type(value).__name__}")
+    kind: Any = type(value)
+    return _encoder_of(kind)(value)
 
 
 def hexadecimal(number: int) -> str:
@@ -57,16 +49,39 @@ def hexadecimal(number: int) -> str:
 
 
 Encoder = Callable[[Any], Any]
-_Fields = tuple[tuple[str, Encoder], ...]
 
 
-def _encode_fields(value: object, fields: _Fields) -> dict[str, Any]:
-    return {name: encoder(getattr(value, name)) for name, encoder in fields}
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 @cache
-def _encoders(kind: type, *, all_hex: bool = False) -> _Fields:
-    return tuple((name, _encoder(hint)) for name, hint in fields_of(kind, all_hex=all_hex).items())
+def _encoder_of(kind: Any) -> Encoder:
+    """What writes values of exactly that class."""
+    if issubclass(kind, Enum):
+        return attrgetter("value")
+    if issubclass(kind, bool | int | float | str | types.NoneType):
+        return _as_it_is
+    if dataclasses.is_dataclass(kind):
+        return _fields_encoder(cast(type, kind))
+    if issubclass(kind, tuple | list):
+        return lambda value: [encode(item) for item in value]
+    if issubclass(kind, dict):
+        return lambda value: {_string(key): encode(item) for key, item in value.items()}
+    raise TypeError(f"cannot serialise {kind.__name__}")
+
+
+def _fields_encoder(kind: type, *, all_hex: bool = False) -> Encoder:
+    hints = fields_of(kind, all_hex=all_hex)
+    changing = [(name, encoder) for name in hints if (encoder := _encoder(hints[name])) is not _as_it_is]
+
+    def convert(value: object) -> dict[str, Any]:
+        data = {name: getattr(value, name) for name in hints}
+        for name, encoder in changing:
+            data[name] = encoder(data[name])
+        return data
+
+    return convert
 
 
 def _encoder(hint: Any) -> Encoder:
@@ -75,10 +90,11 @@ def _encoder(hint: Any) -> Encoder:
     if hint == Hex:
         return hexadecimal
     if is_hex(hint):
-        fields = _encoders(arguments[0], all_hex=True)
-        return lambda value: _encode_fields(value, fields)
+        return _fields_encoder(arguments[0], all_hex=True)
+    if hint in (bool, int, float, str):
+        return _as_it_is
     inner = [_encoder(argument) for argument in arguments if argument not in (Ellipsis, type(None))]
-    if all(encoder is encode for encoder in inner):
+    if all(encoder in (encode, _as_it_is) for encoder in inner):
         return encode
     if origin is tuple and arguments[-1] is Ellipsis:
         return lambda value: [inner[0](item) for item in value]
