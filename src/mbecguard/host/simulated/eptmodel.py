@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mbecguard.host.base import HostErrno, HostRefusedError, Permission, Protection
 from mbecguard.host.simulated.ept import RWX, Access, Ept, Mode, Violation
-from mbecguard.host.wire import UNLISTED, Limits
+from mbecguard.host.wire import UNLISTED, Limits, map_digest
 from mbecguard.values.pages import PAGE_SHIFT, PageMap, PageRange
 
 ENFORCED = Permission.EXEC | Permission.IMMUTABLE  #: READ and WRITE are accepted and kept, not enforced
@@ -21,9 +21,10 @@ class EptModel:
 
     def __init__(self, limits: Limits, generation: int = 0) -> None:
         self._limits = limits
-        self._map: PageMap[Permission] = PageMap()
-        self._map.put(PageRange(0, limits.max_pfn), UNLISTED)
         self.generation = generation
+        everything: PageMap[Permission] = PageMap()
+        everything.put(PageRange(0, limits.max_pfn), UNLISTED)
+        self._publish(everything)
 
     @classmethod
     def restored(cls, limits: Limits, regions: Sequence[Protection], generation: int) -> EptModel:
@@ -33,8 +34,10 @@ class EptModel:
         starts = [*(region.pages.start for region in regions), limits.max_pfn]
         if starts != ends or not all(region.permissions for region in regions):
             raise ValueError(f"no map of [0, {limits.max_pfn:#x})")
+        told: PageMap[Permission] = PageMap()
         for region in regions:
-            model._map.put(region.pages, region.permissions)
+            told.put(region.pages, region.permissions)
+        model._publish(told)
         return model
 
     def apply(self, request: Sequence[Protection], *, may_seal: bool = True) -> None:
@@ -45,15 +48,22 @@ class EptModel:
         """
         changed = self._map.copy()
         for entry in request:
-            if self._forbidden(entry):
+            if self.sealed and self._forbidden(entry):
                 raise HostRefusedError(HostErrno.PERM, "protect")
             changed.put(entry.pages, entry.permissions)
             if self._boundaries(changed) > self._limits.boundaries:
                 raise HostRefusedError(HostErrno.TOO_BIG, "protect")
         if changed != self._map and not may_seal and _sealed(changed):
             raise HostRefusedError(HostErrno.NOT_SUPPORTED, "protect")
-        self.generation += changed != self._map
-        self._map = changed
+        if changed != self._map:
+            self.generation += 1
+            self._publish(changed)
+
+    def _publish(self, map_: PageMap[Permission]) -> None:
+        self._map = map_
+        self._digest = ""
+        self.restricted = not all(permissions & Permission.EXEC for _, permissions in map_)  #: some page is denied
+        self.sealed = _sealed(map_)  #: some page is immutable
 
     def leaf(self, gfn: int, *, cr0_pg: bool = True) -> Ept:
         """Permission bits of the leaf entry that maps `gfn`. Raises ValueError beyond `max_pfn`.
@@ -87,14 +97,11 @@ class EptModel:
         return tuple(Protection(pages, permissions) for pages, permissions in self._map)
 
     @property
-    def restricted(self) -> bool:
-        """Whether some page is denied."""
-        return not all(permissions & Permission.EXEC for _, permissions in self._map)
-
-    @property
-    def sealed(self) -> bool:
-        """Whether some page is immutable."""
-        return _sealed(self._map)
+    def digest(self) -> str:
+        """That of the map, as the host ABI defines it; made once for all the words that tell it."""
+        if not self._digest:
+            self._digest = map_digest(self.regions)
+        return self._digest
 
     def _forbidden(self, entry: Protection) -> bool:
         # Only the published map counts: one request may set a page immutable and then change its mind.

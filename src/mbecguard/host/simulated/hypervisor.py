@@ -31,7 +31,6 @@ from mbecguard.host.wire import (
     Word,
     decode,
     encode_status,
-    map_digest,
 )
 from mbecguard.values.pages import PAGE_SHIFT
 
@@ -177,7 +176,7 @@ class Hypervisor:
             return encode_status(self.status())
         if self.options.abi < 2:
             return 0
-        digest = bytes.fromhex(map_digest(self.ept.regions))
+        digest = bytes.fromhex(self.ept.digest)
         words = {Word.DIGEST + nr: int.from_bytes(digest[4 * nr : 4 * nr + 4]) for nr in range(DIGEST_WORDS)}
         words |= {Word.DENIED: self.violations, Word.REFUSED: self.refused}
         words |= {Word.CR0: self._ones(0), Word.CR4: self._ones(4)}
