@@ -49,7 +49,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_file_that_stays_is_read_once(tmp_path: Path, file: Path) -> None:
     cache = warm(tmp_path / "cache", file)
     assert cache.module_file(file, never).name == "oldest"
-    assert cache.module_files("oldest", ID) == [str(file)]
+    assert cache.module_files("oldest", ID) == [file]
 
 
 def overwrite(file: Path) -> None:

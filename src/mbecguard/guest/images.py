@@ -36,6 +36,10 @@ class Images:
         self._guest, self._cache, self._loaded = guest, cache, loaded
 
     @cached_property
+    def _folders(self) -> tuple[str, ...]:
+        return tuple(f"{folder}/" for folder in self._guest.modules_dirs)
+
+    @cached_property
     def _index(self) -> ModuleIndex:
         return ModuleIndex(self._guest.modules_dirs)
 
@@ -67,9 +71,8 @@ class Images:
 
     def _seen(self, name: str, build_id: str) -> Found[ModuleImage] | None:
         """A file that an earlier run read, if it is there and still that build: what others of it say is the same."""
-        folders = tuple(f"{folder}/" for folder in self._guest.modules_dirs)
-        for path in self._cache.module_files(name, build_id):
-            found = self._module(Path(path)) if path.startswith(folders) else None
+        for file in self._cache.module_files(name, build_id):
+            found = self._module(file) if str(file).startswith(self._folders) else None
             if found and found.image and (found.image.name, found.image.build_id) == (name, build_id):
                 return found
         return None

@@ -7,7 +7,9 @@ A lock looks several times, and mostly nothing has changed: of the same text eac
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -72,6 +74,7 @@ class Kallsyms:
         if not data:
             die("no kernel symbols: /proc/kallsyms is empty or absent", "CONFIG_KALLSYMS is needed")
         self._data = data
+        self._tagged: dict[str, tuple[Symbol, ...]] = {}
         if self.address("_text") is None:
             die("kernel symbols lack _text", "this /proc/kallsyms is truncated or not of an x86-64 kernel")
         text = self.address("_text") or 0
@@ -95,24 +98,25 @@ class Kallsyms:
     def named(self, name: str) -> tuple[Symbol, ...]:
         """All symbols of a name, in file order: several static functions may share one. Code, if any of them is."""
         needle = b" " + name.encode(errors="replace")
-        found = []
-        position = self._data.find(needle)
-        while position >= 0:
-            if self._data[position + len(needle) : position + len(needle) + 1] in (b"\n", b"\t", b""):
-                found.append((self._data[position - 1 : position] in b"tTwW", self._line(position)))
-            position = self._data.find(needle, position + 1)
+        found = [
+            (self._data[position - 1 : position] in b"tTwW", self._line(position))
+            for position in self._places(needle)
+            if self._data[position + len(needle) : position + len(needle) + 1] in (b"\n", b"\t", b"")
+        ]
         code = tuple(symbol for is_code, symbol in found if is_code)
         return code or tuple(symbol for _, symbol in found)
 
     def tagged(self, tag: str) -> tuple[Symbol, ...]:
         """All symbols that carry `[tag]`, in file order."""
-        needle = b"\t[" + tag.encode() + b"]"
-        found = []
+        if tag not in self._tagged:
+            self._tagged[tag] = tuple(map(self._line, self._places(b"\t[" + tag.encode() + b"]")))
+        return self._tagged[tag]
+
+    def _places(self, needle: bytes) -> Iterator[int]:
         position = self._data.find(needle)
         while position >= 0:
-            found.append(self._line(position))
+            yield position
             position = self._data.find(needle, position + 1)
-        return tuple(found)
 
     def lines(self) -> tuple[list[bytes], list[bytes]]:
         """Every line, those of the kernel proper and those with a tag. For who needs most of them.
@@ -128,6 +132,7 @@ class Kallsyms:
         if self.address("_etext") is None or not self._data.endswith(b"\n"):
             die("/proc/kallsyms is cut short", _DAMAGED)
 
+    @cached_property
     def tags(self) -> frozenset[str]:
         """All tags: names of modules, and what the kernel calls the code that it makes."""
         return frozenset(tag.decode(errors="replace") for tag in set(re.findall(rb"\t\[([^\]\n]+)\]", self._data)))
@@ -138,24 +143,28 @@ class Kallsyms:
 
     def nearest(self, va: int) -> str:
         """`symbol+0xoffset` of the last symbol at or below `va`, or "no symbol" if none is near."""
-        addresses, names = self._index
+        addresses, places = self._index
         index = bisect_right(addresses, va) - 1
         if index < 0 or va - addresses[index] >= NAMED_DISTANCE:
             return "no symbol"
-        return f"{names[addresses[index]].decode(errors='replace')}+{va - addresses[index]:#x}"
+        first = _WORD.match(self._data, places[bisect_left(addresses, addresses[index])])
+        return f"{first[0].decode(errors='replace') if first else ''}+{va - addresses[index]:#x}"
 
     @cached_property
-    def _index(self) -> tuple[list[int], dict[int, bytes]]:
-        """All addresses, sorted, and the first name in the file of each."""
-        lines = re.findall(rb"^([0-9a-f]{1,16}) \S ([^\t \n]+)", self._data, re.MULTILINE)
-        names = {int(va, 16): name for va, name in reversed(lines)}
-        return sorted(names), names
+    def _index(self) -> tuple[array[int], array[int]]:
+        """All addresses, sorted, and where in the file the name of each begins: 12 bytes a symbol."""
+        found = sorted(int(line[1], 16) << 32 | line.start(2) for line in _SYMBOL.finditer(self._data))
+        return array("Q", (pair >> 32 for pair in found)), array("I", (pair & 0xFFFFFFFF for pair in found))
 
     def _line(self, position: int) -> Symbol:
         start = self._data.rfind(b"\n", 0, position) + 1
         end = self._data.find(b"\n", position)
         line = self._data[start : end if end >= 0 else None]
         return _symbol(line) or die(f"/proc/kallsyms has a malformed line: {line[:60]!r}", _DAMAGED)
+
+
+_WORD = re.compile(rb"[^\t \n]+")
+_SYMBOL = re.compile(rb"^([0-9a-f]{1,16}) \S ([^\t \n]+)", re.MULTILINE)
 
 
 def _symbol(line: bytes) -> Symbol | None:

@@ -141,7 +141,7 @@ class Surveyor:
             mappings=memory.mappings,
             memory=memory.facts,
             symbols=tuple(symbol for tag in GENERATED_TAGS for symbol in symbols.tagged(tag)),
-            tags=tuple(sorted(symbols.tags() - _NOT_MODULES)),
+            tags=tuple(sorted(symbols.tags - _NOT_MODULES)),
             areas=_areas(tree),
             efi=firmware(tree, memory.mappings),
             crash_kernel=tuple(page_frames(r) for r in iomem if r.name == "Crash kernel"),

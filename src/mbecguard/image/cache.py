@@ -88,7 +88,7 @@ class SectionCache:
         """The same of a file. What is in it is only asked for if it can have changed since it was last read."""
         return self._file(_MODULE, file, contents)
 
-    def module_files(self, name: str, build_id: str) -> list[str]:
+    def module_files(self, name: str, build_id: str) -> list[Path]:
         """Paths where such a module was once read; `module_file` knows what is there now."""
         return self._places.get((name, build_id), [])
 
@@ -114,13 +114,13 @@ class SectionCache:
             self._learnt = False
 
     @cached_property
-    def _places(self) -> dict[tuple[str, str], list[str]]:
+    def _places(self) -> dict[tuple[str, str], list[Path]]:
         """By name and build-id."""
-        found: dict[tuple[str, str], list[str]] = {}
+        found: dict[tuple[str, str], list[Path]] = {}
         for path, (_, key) in self._files.items():
             with contextlib.suppress(LookupError, TypeError):  # a kernel has no name
                 entry = self._entries[key]
-                found.setdefault((entry["name"], entry["build_id"]), []).append(path)
+                found.setdefault((entry["name"], entry["build_id"]), []).append(Path(path))
         return found
 
     def _file(self, kind: _Kind[T], file: Path, contents: Contents) -> T:
