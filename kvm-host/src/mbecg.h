@@ -103,6 +103,7 @@ int __mbecg_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code);
 bool __mbecg_refuses_emulation(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t va,
 			       struct x86_exception *exception);
 
+bool mbecg_storm(struct kvm_vcpu *vcpu);
 bool mbecg_violation(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned long va, u64 error_code);
 struct mbecg_map *mbecg_publish(struct kvm *kvm, struct mbecg_map *new);
 void mbecg_map_discard(struct mbecg_map *map);

@@ -68,7 +68,10 @@ static struct x86_exception denied_fetch(unsigned long va)
 	};
 }
 
-/* Whether this vCPU does hardly anything but being denied: its fault handler is denied, too. */
+/*
+ * Whether this vCPU does hardly anything but being denied, fetches or stores:
+ * its fault handler is denied, too, or makes it go on.
+ */
 static bool storms(struct kvm_vcpu *vcpu)
 {
 	struct xarray *xa = &to_mbecg(vcpu->kvm)->storms;
@@ -83,6 +86,17 @@ static bool storms(struct kvm_vcpu *vcpu)
 		return true;
 	xa_store(xa, vcpu->vcpu_idx, xa_mk_value(exits << STORM_BITS | row), GFP_KERNEL_ACCOUNT);
 	return false;
+}
+
+/* What happened is denied; true if that was once too often, and the vCPU is shut down. */
+bool mbecg_storm(struct kvm_vcpu *vcpu)
+{
+	if (!storms(vcpu))
+		return false;
+	pr_info_ratelimited("pid %d vcpu %d: nothing but denied fetches or stores, triple fault\n",
+			    vcpu->kvm->userspace_pid, vcpu->vcpu_id);
+	kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
+	return true;
 }
 
 /*
@@ -113,12 +127,8 @@ int __mbecg_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 	va = fetch_address(vcpu, gpa);
 	if (!mbecg_violation(vcpu, gpa, va, error_code))
 		return 0;
-	if (storms(vcpu)) {
-		pr_info_ratelimited("pid %d vcpu %d: nothing but denied fetches, triple fault\n",
-				    vcpu->kvm->userspace_pid, vcpu->vcpu_id);
-		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
+	if (mbecg_storm(vcpu))
 		return 1;
-	}
 	if (unpaged) {
 		stop_unpaged(vcpu);
 		return 1;

@@ -54,8 +54,9 @@ static void note(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t va, const u8 *value, u3
  * Not-present, although the guest's entry is present: for 0x3 Linux finds a
  * writable entry, takes the fault for a spurious one and retries for ever.
  */
-static struct x86_exception refused(gva_t va)
+static struct x86_exception refused(struct kvm_vcpu *vcpu, gva_t va)
 {
+	mbecg_storm(vcpu);
 	return (struct x86_exception){
 		.vector = PF_VECTOR,
 		.error_code_valid = true,
@@ -83,7 +84,8 @@ bool __mbecg_text_store_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code, 
 	} else if (error_code & PFERR_GUEST_PAGE_MASK) {
 		scoped_guard(mutex, &texts->lock)
 			note(vcpu, gpa, 0, NULL, 0, MBECG_BY_WALK);
-		kvm_inject_gp(vcpu, 0);
+		if (!mbecg_storm(vcpu))
+			kvm_inject_gp(vcpu, 0);
 	} else {
 		*r = x86_emulate_instruction(vcpu, gpa, EMULTYPE_PF | EMULTYPE_TRAP_UD_FORCED,
 					     NULL, 0);
@@ -142,7 +144,7 @@ bool __mbecg_text_write(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t va, const void *
 		kvm_vcpu_write_guest(vcpu, gpa, value, size);
 		*r = X86EMUL_CONTINUE;
 	} else {
-		*exception = refused(va);
+		*exception = refused(vcpu, va);
 		*r = X86EMUL_PROPAGATE_FAULT;
 	}
 	return true;
@@ -156,7 +158,7 @@ bool __mbecg_text_cmpxchg(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t va, const void
 		return false;
 	scoped_guard(mutex, &texts_of(vcpu->kvm)->lock)
 		note(vcpu, gpa, va, value, size, MBECG_BY_CMPXCHG);
-	*exception = refused(va);
+	*exception = refused(vcpu, va);
 	return true;
 }
 

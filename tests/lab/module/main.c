@@ -97,6 +97,7 @@ static const struct {
 	{ "poke", 3, mbectest_verb_poke },
 	{ "overwrite", 3, mbectest_verb_overwrite },
 	{ "store", 3, mbectest_verb_store },
+	{ "store_storm", 2, mbectest_verb_store_storm },
 	{ "store_cmpxchg", 1, mbectest_verb_store_cmpxchg },
 	{ "store_movs", 2, mbectest_verb_store_movs },
 	{ "store_avx", 1, mbectest_verb_store_avx },

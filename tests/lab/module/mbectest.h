@@ -110,6 +110,7 @@ int mbectest_verb_overwrite(const u64 *words, int count, char *text, size_t size
 int mbectest_verb_spot(const u64 *words, int count, char *text, size_t size);
 
 int mbectest_verb_store(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_store_storm(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_store_cmpxchg(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_store_movs(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_store_avx(const u64 *words, int count, char *text, size_t size);

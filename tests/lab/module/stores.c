@@ -80,6 +80,21 @@ int mbectest_verb_store(const u64 *words, int count, char *text, size_t size)
 			 cr2 == (unsigned long)at ? "target" : "other");
 }
 
+/* PA COUNT: so many bad stores in a row, each of which faults, and what became of the last one. */
+int mbectest_verb_store_storm(const u64 *words, int count, char *text, size_t size)
+{
+	u8 *at = map(words[0]);
+	int trap = -1;
+	u64 i;
+
+	if (!at)
+		return -ENOMEM;
+	for (i = 0; i < words[1]; i++)
+		trap = guarded_store(at, 0x90, 1);
+	unmap(at);
+	return scnprintf(text, size, trap < 0 ? "stored" : "trap %d", trap);
+}
+
 static u8 *victim;
 static u64 victim_bytes;
 

@@ -258,6 +258,34 @@ SCENARIOS: tuple[Scenario, ...] = (
         setting=Setting(kvm="mbecguard_text=log", own_guest="stores-race"),
     ),
     Scenario(
+        "stores-storm",
+        "a guest that does nothing but bad stores is shut down after a bounded number of them",
+        """
+        if [ "$stage" = 1 ]; then
+            page=$(t payload 0)
+            fact before "$(t store_storm "$page" 2000)"
+            text_head "$page" $((page + 4096)) 0
+            fact add "$(send_text)"
+            fact few "$(t store_storm "$page" 50) $(word 17)"
+            sleep 2
+            host resetting >/dev/null
+            t store_storm "$page" 100000
+            sleep 60
+        fi
+        fact after "$(($(word 15) >> 16 & 0xffff)) $(t run 0)"
+        fact shut-down "$(host run "dmesg | grep -c 'nothing but denied fetches or stores'")"
+        """,
+        {
+            "before": "stored",
+            "add": "0",
+            "few": "trap 14 50",
+            "after": "0 ran",
+            "shut-down": re.compile("1 *"),
+        },
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-storm"),
+    ),
+    Scenario(
         "stores-refused",
         "a patch of Linux's own that the host refuses ends its task and later patches, and the host tells where",
         """
