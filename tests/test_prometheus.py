@@ -58,7 +58,11 @@ def test_prometheus_has_no_complaint_about_the_metrics(promtool: Path, tmp_path:
         assert run([promtool, "check", "metrics"], given=text) == ""
 
 
+#: What these two have not: trouble, a host that counts, text that a host holds.
+LATER = {"mbecguard_state_reason", "mbecguard_denied_fetches_total", "mbecguard_bad_stores_total"}
+
+
 def test_the_rules_ask_for_metrics_that_there_are(tmp_path: Path) -> None:
     asked = set(re.findall(r"\bmbecguard_\w+", RULES.read_text()))
     there = set(re.findall(r"^mbecguard_\w+", metrics(tmp_path) + of_host(tmp_path), re.MULTILINE))
-    assert asked - there == {"mbecguard_state_reason", "mbecguard_denied_fetches_total"} - there
+    assert asked - there == LATER - there

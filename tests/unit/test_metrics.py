@@ -15,8 +15,8 @@ from mbecguard.audit.kept import Audits
 from mbecguard.audit.report import Measured, measured
 from mbecguard.audit.value import Audit, Code, Result, Verdict
 from mbecguard.face import cli
-from mbecguard.host.base import HostMode
-from mbecguard.plan.policy import CodeKind
+from mbecguard.host.base import HostMode, HostText, TextMode
+from mbecguard.plan.policy import CodeKind, Level
 from mbecguard.records.reasons import reason
 from mbecguard.records.record import State
 from mbecguard.records.status import Named, Status, detailed
@@ -81,6 +81,18 @@ def test_a_sealed_guest_with_a_clean_audit() -> None:
     assert found["mbecguard_audit_claims"]["pass"] == sum(one.result is Result.PASS for one in make_audit().claims)
     assert found["mbecguard_simulated"] == {"": 1}
     assert "mbecguard_state_reason" not in found
+    assert only(found["mbecguard_level"]) == "exec"
+    assert "mbecguard_bad_stores_total" not in found
+
+
+def test_text_that_the_host_holds() -> None:
+    entry = Named("ab" * 32, make_record().time, State.SEALED, PLAN.digest, PLAN.totals, (), Level.TEXT)
+    text = HostText(TextMode.ENFORCE, TextMode.ENFORCE, 4097, "", 9, 2, 0x1000)
+    found = scrape(make_status(record=entry, text=text), make_audit())
+    assert only(found["mbecguard_level"]) == "text"
+    assert found["mbecguard_text_pages"] == {"": 4097}
+    assert found["mbecguard_text_patches_total"] == {"": 9}
+    assert found["mbecguard_bad_stores_total"] == {"": 2}
 
 
 def test_a_degraded_guest_says_why_and_an_audit_what_it_found() -> None:

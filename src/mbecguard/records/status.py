@@ -43,12 +43,14 @@ class Named:
     plan_digest: str
     totals: Totals
     pins: tuple[str, ...]  #: what of CR0 and CR4 cannot be cleared; empty: the record does not name it
+    level: Level = Level.EXEC  #: what is protected
 
     @classmethod
     def of(cls, entry: Entry) -> Named:
         """The name of a record."""
         record = entry.record
-        return cls(entry.digest, record.time, record.state, record.plan_digest, record.totals, record.pins)
+        totals, pins = record.totals, record.pins
+        return cls(entry.digest, record.time, record.state, record.plan_digest, totals, pins, record.level)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,11 +43,17 @@ def _of_status(status: Status) -> Iterator[Metric]:
     yield from _counter("mbecguard_denied_fetches", "Denied fetches since the reset", status.denied)
     yield from _counter("mbecguard_refused_changes", "What a pin or the seal forbade since the reset", status.refused)
 
+    if status.text and status.text.pages:
+        yield _gauge("mbecguard_text_pages", "Pages of kernel text that the host holds", status.text.pages)
+        yield from _counter("mbecguard_text_patches", "Stores of patches to them since the reset", status.text.patches)
+        yield from _counter("mbecguard_bad_stores", "Other stores to them since the reset", status.text.bad)
+
 
 def _of_seal(found: Measured) -> Iterator[Metric]:
     record = found.status.record
     if record and record.state is State.SEALED:
         yield _gauge("mbecguard_seal_timestamp_seconds", "When the guest was sealed", _seconds(record.time))
+        yield _choice("mbecguard_level", "1 for what the seal protects", "level", record.level)
     kinds = {share.kind.value: share.pages for share in found.kinds}
     yield _gauges("mbecguard_kept_pages", "Pages of 4 KiB that stay executable, by kind of code", "kind", kinds)
     if who := found.identity:
