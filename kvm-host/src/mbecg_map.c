@@ -81,10 +81,10 @@ static bool differ(const struct mbecg_map *old, u32 i, const struct mbecg_map *n
 	return denied(attr_of_rank(old, i)) != denied(attr_of_rank(new, j));
 }
 
-static bool as_denied(u64 key, u64 other)
+/* Equal, but for IMMUTABLE, which decides what is denied where it is alone. */
+static bool alike(u64 key, u64 other)
 {
-	return key >> ATTR_BITS == other >> ATTR_BITS &&
-	       denied(key & ATTR_MASK) == denied(other & ATTR_MASK);
+	return key == other || ((key ^ other) == MBECG_IMMUTABLE && key & MBECG_RWX);
 }
 
 /* How many of the first boundaries deny the same: all of them, where a map is sealed as it is. */
@@ -92,7 +92,7 @@ static u32 equal_boundaries(const struct mbecg_map *old, const struct mbecg_map 
 {
 	u32 i = 0, nr = min(count(old), count(new));
 
-	while (i < nr && as_denied(old->keys[i], new->keys[i]))
+	while (i < nr && alike(old->keys[i], new->keys[i]))
 		i++;
 	return i;
 }

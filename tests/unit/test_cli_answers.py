@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from mbecguard.face import cli
+from mbecguard.host.simulated.host import SimulatedHost
+from mbecguard.lock import request as lock_request
 from mbecguard.values.errors import Exit
 from tests.guestmaker import (
     BLOCK_VA,
@@ -191,6 +193,21 @@ def test_check_names_a_host_that_refuses(shell: Shell) -> None:
     status, out, _ = shell.run("check", "--json")
     assert status == Exit.OK
     assert "host-un" not in out
+
+
+def test_check_and_lock_agree_about_a_request_that_is_too_long(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    SCATTERED.write(shell.folder)
+    monkeypatch.setattr(lock_request, "LEAST_RANGES", 2)
+    monkeypatch.setattr(SimulatedHost, "most_ranges", lambda _host: 3)
+    status, out, _ = shell.run("check", "--json")
+    assert (status, [f["id"] for f in json.loads(out)["findings"] if f["severity"] == "blocker"]) == (
+        Exit.REFUSED,
+        ["request-too-long"],
+    )
+    status, _, err = shell.run("lock")
+    assert (status, "the host takes 3 in one request" in err) == (Exit.REFUSED, True)
+    monkeypatch.undo()
+    assert shell.run("lock")[0] == Exit.OK
 
 
 @pytest.mark.parametrize(("host", "asked"), [("audit", "enforce"), ("enforce", "audit")])

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from . import figure, plans, start
+from . import figure, host, plans, start
 from .figure import Figure
 from .product import Product
 
 GROUPS: dict[str, Callable[[Product], Iterator[Figure]]] = {
     "start": start.figures,
     "plans": plans.figures,
+    "host": host.figures,
 }
 
 
