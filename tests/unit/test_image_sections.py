@@ -203,8 +203,8 @@ def code(*spans: tuple[int, int]) -> bytes:
         (elf64([Sec("s", bytes(24), A | X, type=2)]), "code in a section of type 0x2"),
         (elf64([Sec("s", bytes(24), A, type=14)]), ""),
         (elf64([Sec("s" * 511, b"", A | X)]), ""),
-        (elf64([], machine=3), "type 2, machine 3"),
-        (elf64([], 4), "type 4, machine 62"),
+        (elf64([], machine=3), "type ET_EXEC, machine EM_386"),
+        (elf64([], 4), "type ET_CORE, machine EM_X86_64"),
         (b"", "64-bit little-endian"),
         (b"\x7fELF\x01" + SMALL[5:], "64-bit little-endian"),
         (b"\x7fELF\x02\x02" + SMALL[6:], "64-bit little-endian"),
@@ -241,7 +241,7 @@ def test_parser_faults_become_user_errors(monkeypatch: pytest.MonkeyPatch) -> No
     def fail(*_: object) -> None:
         raise AssertionError("unexpected")
 
-    monkeypatch.setattr("elftools.elf.elffile.ELFFile.get_section", fail)
+    monkeypatch.setattr("elftools.construct.Struct.parse", fail)
     assert "not a usable ELF file (AssertionError" in refusal(SMALL)
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one gate to the ELF parser: headers are checked here, pyelftools reads what passed.
+"""The one gate to ELF files: pyelftools reads the header, the section table is checked and taken in one piece.
 
 pyelftools trusts its input: it follows `sh_link` from section to section, scans string tables for a NUL that
-may never come, and lets a dozen exception types escape. So the header and the section table are checked with
-`struct` first, only loadable sections without links are handed out, and whatever still goes wrong is a
-`UserError`. Layout: System V ABI, chapter 4, with the AMD64 supplement.
+may never come, and lets a dozen exception types escape. A section of it also takes longer than to decompress a small
+module. So it gets no further than the header, only loadable sections without links are taken for code, and whatever
+goes wrong is a `UserError`. Layout: System V ABI, chapter 4, with the AMD64 supplement.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from io import BytesIO
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from mbecguard.values.errors import UserError, die
@@ -24,11 +24,10 @@ MAGIC = b"\x7fELF"
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 0x1, 0x2, 0x4, 0x800
 
 _IDENT = MAGIC + b"\x02\x01\x01"  # 64 bit, little endian, version 1
-_EM_X86_64 = 62
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_HEADER_BYTES = 64
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
-_SHT_NULL, _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE, _SHT_NOBITS = 0, 1, 3, 7, 8
-SHT_SYMTAB, SHT_RELA = 2, 4
+_SHT_NULL, _SHT_STRTAB, _SHT_NOBITS = 0, 3, 8
+SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOTE = 1, 2, 4, 7
 _XINDEX = 0xFFFF  # SHN_XINDEX: the number stands in section 0, as do counts of 0xff00 and more
 
 _HINT = "Take the file from the package of the running kernel; the copy here may be damaged or cut short."
@@ -46,12 +45,11 @@ class ElfType(IntEnum):
 class Elf:
     """A checked x86-64 ELF: its loadable (SHF_ALLOC) program and note sections in header order.
 
-    The sections are pyelftools objects: `.name`, `["sh_addr"]`, `.data()` (never of a SHT_NOBITS section:
-    that allocates what the header claims). `raw` has every section by its number, as bytes that nobody interprets.
+    `raw` has every section by its number, as bytes that nobody interprets.
     """
 
     type: ElfType
-    sections: tuple[Any, ...]
+    sections: tuple[RawSection, ...]
     raw: tuple[RawSection, ...] = ()
 
 
@@ -67,6 +65,7 @@ class RawSection:
     link: int
     info: int
     content: memoryview
+    align: int = 1
 
 
 class _SectionHeader(NamedTuple):
@@ -93,18 +92,16 @@ def read_elf(data: bytes, name: str, types: frozenset[ElfType], extract: Callabl
 
 
 def _open(data: bytes, types: frozenset[ElfType]) -> Elf:
-    if len(data) < _HEADER.size or not data.startswith(_IDENT):
+    if len(data) < _HEADER_BYTES or not data.startswith(_IDENT):
         die("not a 64-bit little-endian ELF file")
-    header = _HEADER.unpack_from(data)
-    if header[2] != _EM_X86_64 or header[1] not in types:
-        wanted = " or ".join(sorted(f"ET_{t.name}" for t in types))
-        die(f"not an x86-64 ELF file of type {wanted} (type {header[1]}, machine {header[2]})")
+    header = _header_layout().parse(data[:_HEADER_BYTES])
+    kinds = {f"ET_{kind.name}": kind for kind in types}
+    if header.e_machine != "EM_X86_64" or header.e_type not in kinds:
+        wanted = " or ".join(sorted(kinds))
+        die(f"not an x86-64 ELF file of type {wanted} (type {header.e_type}, machine {header.e_machine})")
     headers, names = _section_headers(data, header)
-    from elftools.elf.elffile import ELFFile
-
-    parser = ELFFile(BytesIO(data))
-    sections = tuple(parser.get_section(index) for index in _loadable(headers))
-    return Elf(ElfType(header[1]), sections, tuple(_raw(data, item, headers[names]) for item in headers))
+    raw = tuple(_raw(data, item, headers[names]) for item in headers)
+    return Elf(kinds[header.e_type], tuple(raw[index] for index in _loadable(headers)), raw)
 
 
 def _raw(data: bytes, item: _SectionHeader, names: _SectionHeader) -> RawSection:
@@ -112,12 +109,22 @@ def _raw(data: bytes, item: _SectionHeader, names: _SectionHeader) -> RawSection
     name = data[start : data.index(b"\0", start)].decode(errors="replace")
     held = 0 if item.type in (_SHT_NULL, _SHT_NOBITS) else item.size
     content = memoryview(data)[item.offset : item.offset + held]
-    return RawSection(name, item.type, item.flags, item.address, item.size, item.link, item.info, content)
+    return RawSection(name, item.type, item.flags, item.address, item.size, item.link, item.info, content, item.align)
 
 
-def _section_headers(data: bytes, header: tuple[Any, ...]) -> tuple[list[_SectionHeader], int]:
+@cache
+def _header_layout() -> Any:
+    """pyelftools' own, made once: to make it takes longer than to use it."""
+    from elftools.elf.structs import ELFStructs
+
+    structs = ELFStructs(little_endian=True, elfclass=64)
+    structs.create_basic_structs()
+    return structs.Elf_Ehdr
+
+
+def _section_headers(data: bytes, header: Any) -> tuple[list[_SectionHeader], int]:
     """All of them, and the number of the one with their names."""
-    offset, entry_size, count, names_index = header[6], *header[11:14]
+    offset, entry_size, count, names_index = header.e_shoff, header.e_shentsize, header.e_shnum, header.e_shstrndx
     if offset and entry_size == _SECTION_HEADER.size and offset + entry_size <= len(data):
         first = _SectionHeader(*_SECTION_HEADER.unpack_from(data, offset))
         count, names_index = count or first.size, first.link if names_index == _XINDEX else names_index
@@ -149,7 +156,7 @@ def _loadable(headers: list[_SectionHeader]) -> Iterator[int]:
     for index, item in enumerate(headers):
         if not item.flags & SHF_ALLOC:
             continue
-        if item.type in (_SHT_PROGBITS, _SHT_NOBITS, _SHT_NOTE) and not item.flags & SHF_COMPRESSED:
+        if item.type in (SHT_PROGBITS, _SHT_NOBITS, SHT_NOTE) and not item.flags & SHF_COMPRESSED:
             yield index
         elif item.flags & SHF_EXECINSTR:
             die(f"code in a section of type {item.type:#x}, flags {item.flags:#x}")

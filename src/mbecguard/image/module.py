@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mbecguard.image.elf import MAGIC, Elf, ElfType, read_elf
+from mbecguard.image.elf import MAGIC, SHT_PROGBITS, Elf, ElfType, read_elf
 from mbecguard.image.expand import expand
 from mbecguard.image.sections import CODE_LIMIT, Section, SectionKind, build_id, code_sections
 from mbecguard.values.errors import die
@@ -122,8 +122,8 @@ def _check_layout(sections: tuple[Section, ...]) -> None:
 def _own_name(elf: Elf) -> str:
     """`name=` of .modinfo (scripts/mod/modpost.c writes it, KBUILD_MODNAME); "" in a NOBITS skeleton."""
     for section in elf.sections:
-        if section.name == ".modinfo" and section["sh_type"] == "SHT_PROGBITS":
-            for entry in section.data().split(b"\0"):
+        if section.name == ".modinfo" and section.type == SHT_PROGBITS:
+            for entry in bytes(section.content).split(b"\0"):
                 if entry.startswith(b"name="):
                     return str(entry[5:], "ascii")
     return ""

@@ -7,9 +7,8 @@ import struct
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import Any
 
-from mbecguard.image.elf import SHF_EXECINSTR, SHF_WRITE, Elf, ElfType
+from mbecguard.image.elf import SHF_EXECINSTR, SHF_WRITE, SHT_NOTE, SHT_PROGBITS, Elf, ElfType, RawSection
 from mbecguard.values.errors import die
 
 CODE_LIMIT = 256 << 20  #: bytes of code in one file; the kernel's own text mapping is 1 GiB at most
@@ -58,7 +57,7 @@ def code_sections(elf: Elf) -> tuple[Section, ...]:
     Raises UserError if sizes, alignments or addresses are not those of a kernel.
     """
     kinds = _MODULE_KINDS if elf.type is ElfType.REL else _KERNEL_KINDS
-    code = (section for section in elf.sections if section["sh_flags"] & SHF_EXECINSTR)
+    code = (section for section in elf.sections if section.flags & SHF_EXECINSTR)
     sections = tuple(_section(item, kinds) for item in code)
     if sum(section.bytes for section in sections) > CODE_LIMIT:
         die(f"more than {CODE_LIMIT >> 20} MiB of code")
@@ -67,14 +66,14 @@ def code_sections(elf: Elf) -> tuple[Section, ...]:
     return sections
 
 
-def _section(item: Any, kinds: tuple[tuple[str, SectionKind], ...]) -> Section:
-    name, align = item.name, item["sh_addralign"] or 1
+def _section(item: RawSection, kinds: tuple[tuple[str, SectionKind], ...]) -> Section:
+    name, align = item.name, item.align or 1
     if align & (align - 1) or align > CODE_LIMIT:
         die(f"section {name} is aligned to {align:#x}")
     # A writable one cannot be code: mark_rodata_ro() makes it NX, and module_enforce_rwx_sections() refuses modules.
-    fallback = SectionKind.DATA if item["sh_flags"] & SHF_WRITE else SectionKind.RESIDENT
+    fallback = SectionKind.DATA if item.flags & SHF_WRITE else SectionKind.RESIDENT
     kind = next((kind for prefix, kind in kinds if name.startswith(prefix)), fallback)
-    return Section(name, item["sh_addr"], item["sh_size"], align, kind)
+    return Section(name, item.address, item.bytes, align, kind)
 
 
 def _check_disjoint(sections: tuple[Section, ...]) -> None:
@@ -88,13 +87,12 @@ def _check_disjoint(sections: tuple[Section, ...]) -> None:
 
 def build_id(elf: Elf) -> str:
     """The GNU build-id in hex, "" if the file has none. Some linker scripts make PROGBITS of notes."""
-    notes = (section.data() for section in elf.sections if _holds_notes(section))
+    notes = (bytes(section.content) for section in elf.sections if _holds_notes(section))
     return next(filter(None, map(notes_build_id, notes)), "")
 
 
-def _holds_notes(section: Any) -> bool:
-    kind: str = section["sh_type"]
-    return kind == "SHT_NOTE" or (kind == "SHT_PROGBITS" and str(section.name).startswith(".note"))
+def _holds_notes(section: RawSection) -> bool:
+    return section.type == SHT_NOTE or (section.type == SHT_PROGBITS and section.name.startswith(".note"))
 
 
 def notes_build_id(data: bytes) -> str:
