@@ -20,6 +20,7 @@ from mbecguard.audit.report import Report
 from mbecguard.audit.value import Audit
 from mbecguard.fleet.value import Fleet
 from mbecguard.guest.captured import Captured
+from mbecguard.guest.warm import Warmed
 from mbecguard.learn.learner import Started, Written
 from mbecguard.learn.lessons import Lessons
 from mbecguard.plan.explain import Explanation
@@ -51,6 +52,7 @@ ANSWERS: dict[type, str] = {
     Started: "learn start",
     Lessons: "learn show",
     Written: "learn write",
+    Warmed: "cache warm",
     Described: "config",
     DefaultFile: "config --default",
     Captured: "capture",

@@ -130,7 +130,9 @@ def test_options_that_nobody_gave_have_no_value() -> None:
     for command in COMMANDS:
         given = [
             command.name,
-            *{"explain": ["x"], "capture": ["x"], "fleet": ["x"], "learn": ["show"]}.get(command.name, []),
+            *{"explain": ["x"], "capture": ["x"], "fleet": ["x"], "learn": ["show"], "cache": ["warm"]}.get(
+                command.name, []
+            ),
         ]
         parsed = cli.parse(given)
         assert (parsed.guest, parsed.kernel_image, parsed.host, parsed.output, parsed.set) == (
@@ -195,7 +197,8 @@ def test_who_is_not_root_hears_that_first(
     monkeypatch.setattr("os.geteuid", lambda: 4711)
     monkeypatch.setattr("mbecguard.face.cli._ROOT", tmp_path)
     new, audits = str(tmp_path / "new"), str(Made(tmp_path).folder)
-    words = {"explain": ["x"], "capture": [new], "learn": ["start"], "fleet": [audits]}.get(command.name, [])
+    needed = {"explain": ["x"], "capture": [new], "learn": ["start"], "fleet": [audits], "cache": ["warm"]}
+    words = needed.get(command.name, [])
     status = terminal.run(command.name, *words)
     if command.name == "fleet":
         assert (status, terminal.err) == (Exit.DRIFT, "")
@@ -263,7 +266,7 @@ def test_each_command_says_how_much_it_wants_of_the_settings() -> None:
     assert wants[Needs.CLEAN] == {"plan"}
     assert wants[Needs.ASKS] == {"check", "lock", "boot", "status"}
     assert wants[Needs.READABLE] == {
-        *("audit", "report", "metrics", "explain", "rearm", "daemon", "learn", "config", "capture")
+        *("audit", "report", "metrics", "explain", "rearm", "daemon", "learn", "config", "capture", "cache")
     }
 
 

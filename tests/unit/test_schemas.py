@@ -22,6 +22,7 @@ from mbecguard.face import cli, host_cli
 from mbecguard.face.output import Output
 from mbecguard.face.table import COMMANDS
 from mbecguard.guest.uses import Uses
+from mbecguard.guest.warm import Warmed, WarmKernel
 from mbecguard.learn.boots import Boot, Moment, Watched
 from mbecguard.learn.learner import Started
 from mbecguard.learn.trace import Traced, TraceEvent
@@ -141,10 +142,13 @@ def test_every_answer_is_as_its_schema_says(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "state").mkdir()
     shell.is_now(GUEST)
     given = list(answers(shell))
-    Output(json=True).show(Started(fresh=True), [])  # only of a running guest
-    started = json.loads(capsys.readouterr().out)
-    VALIDATORS[started["schema"]].validate(started)
-    assert shell.seen | {started["schema"], HOST, WITNESS} == VALIDATORS.keys()
+    of_running = [Started(fresh=True), Warmed((WarmKernel("6.12", "ab" * 20, 3),), ("cd" * 20,))]
+    for answer_of_running in of_running:
+        Output(json=True).show(answer_of_running, [])
+        shown = json.loads(capsys.readouterr().out)
+        VALIDATORS[shown["schema"]].validate(shown)
+        shell.seen.add(shown["schema"])
+    assert shell.seen | {HOST, WITNESS} == VALIDATORS.keys()
     for number, answer in enumerate(given):
         for key in answer:
             assert list(VALIDATORS[answer["schema"]].iter_errors({k: v for k, v in answer.items() if k != key})), number

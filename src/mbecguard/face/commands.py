@@ -149,6 +149,15 @@ def capture(options: argparse.Namespace, session: Session) -> Exit:
     return Exit.OK
 
 
+def cache(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.face.cache_text import warmed
+    from mbecguard.guest.warm import warm
+
+    found = warm(session.places.cache, note=session.note)
+    Output.of(options).show(found, warmed(found))
+    return Exit.OK
+
+
 def learn(options: argparse.Namespace, session: Session) -> Exit:
     from mbecguard.face import lessons_text
     from mbecguard.learn.learner import Learner

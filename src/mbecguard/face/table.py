@@ -103,6 +103,10 @@ def _learn(parser: Parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="show: only keep what was seen in this boot")
 
 
+def _cache(parser: Parser) -> None:
+    parser.add_argument("what", choices=("warm",), help="read all kernels and modules that are installed")
+
+
 def _help(parser: Parser) -> None:
     names = [command.name for command in COMMANDS]
     parser.add_argument("topic", nargs="?", choices=names, metavar=COMMAND, help="one of the commands")
@@ -305,6 +309,20 @@ COMMANDS: tuple[Command, ...] = (
         (*OUTPUT, "guest", "modules_dir", *_STATE),
         own=_learn,
         remembers=True,
+    ),
+    Command(
+        "cache",
+        commands.cache,
+        "Read the installed kernels ahead of the lock",
+        "A lock has to know the code of each module's file. What was read before is remembered; `cache warm` reads all "
+        "that is installed, so that a new kernel's first boot does not have to, and forgets kernels that are gone. "
+        "The packages run it where the service is enabled, whenever a kernel comes or goes.",
+        (
+            ("mbecguard cache warm", "all installed kernels, as root"),
+            ("mbecguard cache warm --json", "what is known of each"),
+        ),
+        (*OUTPUT, "cache_dir"),
+        own=_cache,
     ),
     Command(
         "config",

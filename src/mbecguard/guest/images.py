@@ -103,7 +103,7 @@ def _fits(image: ModuleImage, build_id: str) -> bool:
 
 def _read(file: Path, parse: Callable[[Path, Contents], T]) -> Found[T]:
     try:
-        return Found(file, parse(file, _contents))
+        return Found(file, parse(file, contents))
     except UserError as error:
         return Found(file, None, error.message, error.hint)
 
@@ -115,7 +115,8 @@ def _no_kernel(found: Iterable[Found[KernelImage]], build_id: str) -> Found[Kern
     )
 
 
-def _contents(file: Path) -> bytes:
+def contents(file: Path) -> bytes:
+    """The content of an image file. Dies if it is too large, or cannot be read."""
     try:
         if file.stat().st_size > FILE_LIMIT:
             die(f"{file} is larger than {FILE_LIMIT >> 20} MiB", "no kernel is")

@@ -51,6 +51,12 @@ def images(root: Path, release: str) -> tuple[Path, ...]:
     return _distinct(path for path in _found(root, IMAGES, release) if present(path.is_file))[:IMAGES_AT_MOST]
 
 
+def own_images(root: Path, release: str) -> tuple[Path, ...]:
+    """Of these, the ones that are named after the release."""
+    named = tuple(place for place in IMAGES if "{release}" in place[0])
+    return _distinct(path for path in _found(root, named, release) if present(path.is_file))
+
+
 def modules(root: Path, release: str) -> tuple[Path, ...]:
     """Folders that may hold module files of that release, each once."""
     return _distinct(path for path in _found(root, MODULES, release) if present(path.is_dir))

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ T = TypeVar("T", KernelImage, ModuleImage)
 
 SCHEMA = "mbecguard.sections/3"
 _HEADER = {"schema": SCHEMA, "agent": __version__}
+_BUILD_ID = re.compile("(?:[0-9a-f]{2}){1,20}")
 SIZE_LIMIT = 8 << 20  #: bytes of one cache file; 1121 modules of Debian's cloud kernel take 0.7 MiB
 
 
@@ -65,6 +67,7 @@ class SectionCache:
 
     def __init__(self, folder: Path | None, build_id: str, note: Note = unnoted) -> None:
         bytes.fromhex(build_id)  # it becomes a file name
+        self.build_id = build_id
         self._note = note
         self._path = folder / f"{build_id}.json" if folder and build_id else None
         self._entries, self._files = _load(self._path) if self._path else ({}, {})
@@ -87,6 +90,10 @@ class SectionCache:
     def module_file(self, file: Path, contents: Contents) -> ModuleImage:
         """The same of a file. What is in it is only asked for if it can have changed since it was last read."""
         return self._file(_MODULE, file, contents)
+
+    def has(self, file: Path) -> bool:
+        """Whether something was once read there."""
+        return str(file) in self._files
 
     def module_files(self, name: str, build_id: str) -> list[Path]:
         """Paths where such a module was once read; `module_file` knows what is there now."""
@@ -112,6 +119,12 @@ class SectionCache:
         with contextlib.suppress(OSError):
             replace_own(self._path, content)
             self._learnt = False
+
+    def remove(self) -> None:
+        """Have its file gone; one that cannot be removed is no fault."""
+        if self._path:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
     @cached_property
     def _places(self) -> dict[tuple[str, str], list[Path]]:
@@ -173,16 +186,27 @@ def _load(path: Path) -> tuple[_Entries, _Files]:
     return {}, {}
 
 
+def remembered(folder: Path) -> set[str]:
+    """The build-ids of the kernels that a folder has a cache of."""
+    return {file.stem for file in folder.glob("*.json") if _BUILD_ID.fullmatch(file.stem)}
+
+
 def read_own(path: Path, limit: int) -> bytes:
-    """A cache file; raises OSError or ValueError if it could be someone else's work, or is too large."""
+    """A cache file; raises OSError or ValueError if it could be someone else's work, or is too large.
+
+    Who can write to its folder can put an older one of this user's files in its place.
+    """
     with open(path, "rb", opener=_open_plain) as file:
         status = os.fstat(file.fileno())
-        shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if not stat.S_ISREG(status.st_mode) or shared or status.st_uid != os.geteuid():
+        if not (stat.S_ISREG(status.st_mode) and _own(status) and _own(path.parent.stat())):
             raise PermissionError("not this user's own file")
         if status.st_size > limit:
             raise ValueError("too large")
         return file.read(limit)
+
+
+def _own(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _open_plain(path: str, flags: int) -> int:

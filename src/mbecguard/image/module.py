@@ -90,6 +90,11 @@ class ModuleIndex:
         """The file that depmod would take for each name."""
         return {name: files[0] for name, files in self._named.items()}
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return tuple(file for files in self._named.values() for file in files)
+
     def named(self, name: str) -> tuple[Path, ...]:
         """All files of that name, best first."""
         return tuple(self._named.get(name, ()))
