@@ -91,10 +91,8 @@ def _take_steps(root: Path, files: list[Path], script: str, into: Path, limit: f
 
 def suite_root(suite: str, *more: str) -> Path:
     """A small Debian with what the packages depend on, the headers of its cloud kernel, openssl for DKMS, and more."""
-    control = (PACKAGING / "debian/control").read_text().split("\n\n")[1]
-    depends = re.findall(
-        r"^ ([a-z][\w-]+)", re.split("^Depends:|^Recommends:", control, flags=re.MULTILINE)[1], re.MULTILINE
-    )
+    agent, report = (PACKAGING / "debian/control").read_text().split("\n\n")[1:3]
+    depends = sorted({name for text in (agent, report) for name in _depends(text) if not name.startswith("mbecguard")})
     release = kernel(suite).release
     packages = [*depends, "dkms", f"linux-headers-{release}", "man-db", "openssl", "systemd", *more]
     if suite == HOST_SUITES[HOST_SERIES]:  # DKMS of 2026 leaves modules.dep alone where there are no other modules
@@ -106,6 +104,12 @@ def suite_root(suite: str, *more: str) -> Path:
         run([*words, scratch / "root", source_line(suite)], limit=LIMIT)
 
     return built(cache_dir() / f"packages-suite-{suite}-{digest(*words)}", make) / "root"
+
+
+def _depends(text: str) -> list[str]:
+    """What a paragraph of debian/control depends on."""
+    words = text.partition("\nDepends:")[2]
+    return re.findall(r"^ ([a-z][\w-]+)", re.split(r"^\w[\w-]*:", words, flags=re.MULTILINE)[0], re.MULTILINE)
 
 
 def build(kind: str, into: Path, project: Path = PROJECT) -> list[Path]:

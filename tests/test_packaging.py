@@ -25,7 +25,8 @@ from tools import schemas
 pytestmark = pytest.mark.lab
 
 SYSTEMD = PROJECT / "systemd"
-NAMES = ("mbecguard", "mbecguard-shim-dkms", "mbecguard-host")  #: of the guest's packages, and what has no module
+#: Of the guest's packages, and what has no module.
+NAMES = ("mbecguard", "mbecguard-report", "mbecguard-shim-dkms", "mbecguard-host")
 SUITES = ("trixie", "bookworm", "forky")
 UNITS = sorted(path.name for path in SYSTEMD.glob("mbecguard*") if path.suffix in (".service", ".timer"))
 OF_HOSTS = sorted(path.name for path in (SYSTEMD / "host").iterdir())
@@ -73,6 +74,10 @@ step man man -w mbecguard mbecguard.toml mbecguard-host
 step bash bash -n /usr/share/bash-completion/completions/mbecguard
 step catalog journalctl --list-catalog
 step check mbecguard check --json
+step audit mbecguard audit --format html -o /tmp/audit.html
+step page cat /tmp/audit.html
+step metrics mbecguard metrics
+rm /tmp/audit.html
 step host.check mbecguard-host check --no-machines --json
 echo 'raise SystemExit(9)' >/tmp/argparse.py
 step isolated env PYTHONPATH=/tmp mbecguard --version
@@ -219,6 +224,14 @@ def test_check_gives_an_answer(life: Steps) -> None:
     assert "Traceback" not in step.text
     assert step.status == 3
     assert json.loads(step.text[step.text.index("{") :])["findings"]
+
+
+def test_a_page_and_metrics_can_be_made(life: Steps) -> None:
+    """With the libraries of that Debian. The root of this test has no lock, which both say."""
+    assert life("audit").status == 6
+    assert life("page").text.startswith("<!DOCTYPE html>")
+    assert "Nothing to audit" in life("page").text
+    assert 'mbecguard_state{state="open"} 1.0' in life("metrics").text
 
 
 def test_the_host_s_program_gives_an_answer(life: Steps) -> None:
