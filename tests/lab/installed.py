@@ -14,7 +14,7 @@ from tests.corpus.roots import make_image, userland
 from tests.packages import build
 
 LOADER = "systemd-bootx64.efi"  #: beside the disk's image
-PACKAGES = ("mbecguard", "mbecguard-shim-dkms")
+PACKAGES = ("mbecguard", "mbecguard-report", "mbecguard-shim-dkms")
 #: DKMS and objtool want /proc; the mount goes away with the shell's namespace. Nothing may be started in a root.
 INSTALL = """
 mount -t proc proc "$1/proc"

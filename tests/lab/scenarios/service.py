@@ -142,6 +142,7 @@ TROUBLES = alone(
     fact again "$(agent lock --json) $(field state)"
     fact restarted "$(works systemctl restart mbecguard-lock.service) $(agent status --json) $(field state)"
     later mbecguard
+    later mbecguard-report
     later mbecguard-shim-dkms
     upgrade=$(works_slowly apt-get -q install -y /run/later/*.deb)
     fact upgraded "$upgrade $(dkms status mbecguard-shim | grep -c installed)"
@@ -194,11 +195,27 @@ FAILED_BOOT: Expected = {
     "modules": "0 done",
 }
 
+#: By their timer; before there is a node_exporter nothing is written.
+MEASURED = """
+    systemctl start mbecguard-metrics.timer
+    fact unmeasured "$(soon '[1-9]' of_metrics ConditionTimestampMonotonic) $(of_metrics ConditionResult)"
+    mkdir -p "$TEXTFILES"
+    fact metrics "$(soon '644 1' metrics_say open)"
+    fact measured "$(soon inactive unit mbecguard-metrics.service) $(unit mbecguard-metrics.service)"
+    rm "$TEXTFILES/mbecguard.prom"
+    fact again "$(soon '644 1' metrics_say open)"
+"""
 UNSUPPORTED = Scenario(
     "unsupported",
-    "enabled where the host cannot: the unit fails and says why, the boot goes on",
-    OPEN_BOOT,
-    FAILED_BOOT,
+    "enabled where the host cannot: the unit fails and says why, the boot goes on, metrics tell it as well",
+    OPEN_BOOT + MEASURED,
+    {
+        **FAILED_BOOT,
+        "unmeasured": "yes no",
+        "metrics": "yes",
+        "measured": "yes success 0 inactive",
+        "again": "yes",
+    },
     hosts=frozenset({Host.STOCK, Host.PLAIN}),
     userland=Userland.INSTALLED,
 )
