@@ -18,6 +18,7 @@ from typing import Any, Union, get_args, get_origin
 
 from mbecguard.audit.report import Report
 from mbecguard.audit.value import Audit
+from mbecguard.face.output import Failure
 from mbecguard.fleet.value import Fleet
 from mbecguard.guest.captured import Captured
 from mbecguard.guest.warm import Warmed
@@ -32,7 +33,6 @@ from mbecguard.records.record import Record
 from mbecguard.records.status import Status
 from mbecguard.settings.load import DefaultFile, Described
 from mbecguard.values.codec import Hex, fields_of, is_hex
-from mbecguard.values.errors import Failure
 from mbecguard.witness.look import HostWitness
 
 FOLDER = Path(__file__).parents[1] / "docs/schema"

@@ -53,8 +53,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = folder / "etc/mbecguard/mbecguard.toml.d/50-local.toml"
     file.write_text(WRONG)
     file.chmod(0o644)
-    monkeypatch.setattr("mbecguard.face.cli._ROOT", folder)
-    monkeypatch.setattr("mbecguard.face.cli.require_root", lambda: None)
+    monkeypatch.setattr("mbecguard.face.run._ROOT", folder)
+    monkeypatch.setattr("mbecguard.face.run.require_root", lambda: None)
     return folder
 
 
@@ -195,7 +195,7 @@ def test_who_is_not_root_hears_that_first(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Command
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 4711)
-    monkeypatch.setattr("mbecguard.face.cli._ROOT", tmp_path)
+    monkeypatch.setattr("mbecguard.face.run._ROOT", tmp_path)
     new, audits = str(tmp_path / "new"), str(Made(tmp_path).folder)
     needed = {"explain": ["x"], "capture": [new], "learn": ["start"], "fleet": [audits], "cache": ["warm"]}
     words = needed.get(command.name, [])

@@ -356,7 +356,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 @pytest.fixture
 def live(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Commands without --guest see this machine's settings."""
-    monkeypatch.setattr("mbecguard.face.cli._ROOT", machine.root)
+    monkeypatch.setattr("mbecguard.face.run._ROOT", machine.root)
     return machine
 
 

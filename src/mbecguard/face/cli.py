@@ -1,26 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: from words to a session and one of the commands."""
+"""The command line: from words to one of the commands. What help does not need is imported when a command runs."""
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 from mbecguard import __version__
-from mbecguard.face.options import BEFORE, EVERYWHERE, add_options, add_together
-from mbecguard.face.output import Output, forget_stdout
-from mbecguard.face.table import COMMANDS, Command, Needs
-from mbecguard.face.tell import WORKING, complain, say, show_usage
-from mbecguard.face.usage import COMMAND, Parser, UsageError, arguments, subcommands, value
-from mbecguard.session import Places, Session, require_root
-from mbecguard.settings.load import Settings
-from mbecguard.settings.load import load as load_settings
-from mbecguard.values.errors import Exit, Failure, UserError, die
+from mbecguard.face.options import BEFORE, BY_DEST, EVERYWHERE, add, add_options, add_together
+from mbecguard.face.table import COMMANDS, HELP, NAMES, Command
+from mbecguard.face.usage import COMMAND, Parser, arguments, subcommands, value
+from mbecguard.values.errors import Exit, UserError
 
 
 def main(words: list[str] | None = None) -> int:
@@ -29,9 +22,15 @@ def main(words: list[str] | None = None) -> int:
     try:
         return _run(given)
     except KeyboardInterrupt:
+        import signal
+
+        from mbecguard.face.tell import say
+
         say("interrupted")
         return 128 + signal.SIGINT  # as a shell has it
     except BrokenPipeError:
+        from mbecguard.face.output import forget_stdout
+
         forget_stdout()
         return Exit.ERROR
 
@@ -39,16 +38,16 @@ def main(words: list[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     try:
         options = parse(words)
-        options.settings = partial(_settings, options)
-        if options.command.root and not options.guest:
-            require_root()
-        return int(options.run(options, _session(options)))
+        if options.command is HELP:
+            (subcommands(parser(options.topic))[options.topic] if options.topic else parser("")).print_help()
+            return Exit.OK
+        from mbecguard.face.run import run
+
+        return run(options)
     except UserError as error:
-        if isinstance(error, UsageError):
-            show_usage(error.usage)
-        complain(error)
-        if _wants_json(words) and sys.stdout:
-            Output(json=True).show(Failure.of(error), ())
+        from mbecguard.face.output import refuse
+
+        refuse(error, as_json=_wants_json(words))
         return error.status
 
 
@@ -58,84 +57,33 @@ def _wants_json(words: Sequence[str]) -> bool:
     return not {"--json", "--format=json"}.isdisjoint(formats)
 
 
-def _session(options: argparse.Namespace) -> Session:
-    command: Command = options.command
-    default = Places.captured() if options.guest else Places.live()
-    if options.state_dir and command.remembers:
-        _require_folder(options.state_dir, default.state)
-    settings = _settings(options)
-    if command.needs is Needs.CLEAN:
-        settings.clean()
-    elif command.needs is Needs.READABLE:
-        for problem in settings.problems:
-            say(f"warning: {problem.message}", problem.hint)
-    return Session(
-        settings=settings,
-        places=Places(options.state_dir or default.state, options.cache_dir or default.cache),
-        folder=options.guest,
-        kernel_image=options.kernel_image,
-        modules_dirs=tuple(options.modules_dir or ()),
-        note=WORKING.note,
-    )
-
-
-def _require_folder(given: Path, default: Path) -> None:
-    """A folder that is not there says nothing about a guest; without this it would look like one that is open."""
-    try:
-        found = given.is_dir()
-    except OSError as error:
-        die(f"the state folder {given} cannot be read: {error.strerror}", "run as root")
-    if not found:
-        hint = f"give the one that `mbecguard lock` was given; without --state-dir it is {default}"
-        die(f"there is no state folder {given}", hint)
-
-
-def _settings(options: argparse.Namespace) -> Settings:
-    if options.command.needs is Needs.NONE or getattr(options, "default", False):
-        return load_settings()
-    flags = {}
-    for flag, key in _SHORTCUTS.items():
-        if given := getattr(options, flag, None):
-            flags[f"--{flag.replace('_', '-')}"] = f"{key}={'true' if given is True else given}"
-    # A captured guest is planned alike everywhere: neither this machine's settings nor its command line are its own.
-    root = None if options.guest else _ROOT
-    return load_settings(options.config, options.set, root=root, flags=flags)
-
-
-_ROOT = Path("/")
-
-#: Options that are only short for a setting.
-_SHORTCUTS = {
-    "host": "lock.host",
-    "mode": "lock.mode",
-    "deny_unexplained": "policy.deny_unexplained",
-    "tight": "policy.tight",
-}
-
-
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """What a command line says; dies if it is wrong."""
-    top = parser()
-    parsers = subcommands(top)
-    options, unknown = top.parse_known_args(_command_first(list(words), parsers.values()))
+    ordered = _command_first(list(words))
+    wanted = next((word for word in ordered if word in NAMES), "")
+    options, unknown = parser(wanted).parse_known_args(ordered)
     if unknown:
+        parsers = subcommands(parser())
         parsers[options.command.name].unknown(unknown, parsers)
-    options.parsers = {"": top, **parsers}
     return options
 
 
-def _command_first(words: list[str], parsers: Iterable[Parser]) -> list[str]:
+def _command_first(words: list[str]) -> list[str]:
     """Options that stand before the command are put behind it, where they are understood."""
-    takes = {flag: action.nargs != 0 for p in parsers for action in p.every() for flag in action.option_strings}
+    known = [*BY_DEST.values(), *(option for command in COMMANDS for option in command.own)]
+    takes = {flag: option.takes_value for option in known for flag in option.flags if flag.startswith("-")}
     at = 0
-    while at < len(words) and (flag := words[at].partition("=")[0]) in takes and flag not in ("-h", "--help"):
+    while at < len(words) and (flag := words[at].partition("=")[0]) in takes:
         at += 2 if takes[flag] and "=" not in words[at] else 1
     return [words[at], *words[:at], *words[at + 1 :]] if at < len(words) else words
 
 
 @cache
-def parser() -> Parser:
-    """All commands and options; the manual and the completions are made from it too."""
+def parser(only: str | None = None) -> Parser:
+    """All commands and options; the manual and the completions are made from it too.
+
+    `only`: the others are listed alone, which is all that one command line needs.
+    """
     top = Parser(
         prog="mbecguard",
         usage="%(prog)s COMMAND [OPTIONS]",
@@ -150,17 +98,24 @@ def parser() -> Parser:
         required=True, prog=top.prog, metavar=COMMAND, title="commands", parser_class=Parser
     )
     for command in COMMANDS:
-        _add(subparsers, command)
+        whole = only in (None, command.name)
+        made = subparsers.add_parser(
+            command.name,
+            help=command.summary,
+            description=f"{command.summary}. {command.about}",
+            examples=command.examples,
+            add_help=whole,
+        )
+        if whole:
+            _fill(made, command)
     add_together(top, BEFORE, "before the command or after it")
     return top
 
 
-def _add(subparsers: argparse._SubParsersAction[Parser], command: Command) -> None:
-    made = subparsers.add_parser(
-        command.name, help=command.summary, description=f"{command.summary}. {command.about}", examples=command.examples
-    )
-    command.own(made)
+def _fill(made: Parser, command: Command) -> None:
+    made.advice.update(command.advice)
+    add(made.add_mutually_exclusive_group() if command.one_of_own else made, command.own, command.advice)
     shown = ["[OPTIONS]"] if command.options else []
     made.usage = " ".join(["%(prog)s", *shown, *map(value, arguments(made))])
     add_options(made, command.options, hidden=EVERYWHERE)
-    made.set_defaults(command=command, run=command.run)
+    made.set_defaults(command=command)

@@ -13,12 +13,11 @@ from pathlib import Path
 from mbecguard import __version__
 from mbecguard.face import host_text, witness_text
 from mbecguard.face.options import OUTPUT, add_together
-from mbecguard.face.output import Output, forget_stdout
-from mbecguard.face.tell import complain, show_usage
-from mbecguard.face.usage import COMMAND, Parser, UsageError, subcommands
+from mbecguard.face.output import Output, forget_stdout, refuse
+from mbecguard.face.usage import COMMAND, Parser, subcommands
 from mbecguard.readiness.check import check
 from mbecguard.readiness.source import Source
-from mbecguard.values.errors import Exit, Failure, UserError, die
+from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.witness.look import witness
 from mbecguard.witness.metrics import metrics
 
@@ -71,11 +70,7 @@ def _run(words: Sequence[str]) -> int:
             subcommands(parser())[options.command].unknown(unknown, {})
         return int(options.run(options))
     except UserError as error:
-        if isinstance(error, UsageError):
-            show_usage(error.usage)
-        complain(error, PROGRAM)
-        if "--json" in words and sys.stdout:
-            Output(json=True).show(Failure.of(error), ())
+        refuse(error, as_json="--json" in words, program=PROGRAM)
         return error.status
 
 

@@ -4,38 +4,62 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option; `more` is for argparse."""
+class Option(NamedTuple):
+    """One option, or an argument, whose flag is a name. `more` is for argparse.
+
+    `setting`: the option is only short for that, and takes what it takes.
+    """
 
     flags: tuple[str, ...]
     help: str
-    more: dict[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = NOTHING
+    setting: str = ""
 
     @property
     def dest(self) -> str:
         """Its name among the options."""
         return self.flags[-1].removeprefix("--").replace("-", "_")
 
+    @property
+    def takes_value(self) -> bool:
+        """Whether the next word belongs to it."""
+        return not str(self.more.get("action", "")).startswith("store_")
+
+
+def path(text: str) -> Path:
+    """A path that was given."""
+    from pathlib import Path  # help shows none
+
+    return Path(text)
+
+
+def switch(*told: str) -> Option:
+    """One that is given or not: its flags, and what it is for."""
+    return Option(told[:-1], told[-1], {"action": "store_true"})
+
 
 def _path(flag: str, kind: str, text: str) -> Option:
-    return Option((flag,), text, {"type": Path, "metavar": kind})
+    return Option((flag,), text, {"type": path, "metavar": kind})
 
 
-def _switch(flag: str, text: str) -> Option:
-    return Option((flag,), text, {"action": "store_true"})
+def _short(flag: str, text: str, setting: str, value: str) -> Option:
+    return Option((flag,), text, {"action": "store_const", "const": value}, setting)
 
 
 GROUPS: dict[str, tuple[Option, ...]] = {
     "output": (
-        _switch("--json", "JSON on stdout, diagnostics on stderr"),
-        Option(("-o", "--output"), "write to a file instead of stdout", {"type": Path, "metavar": "FILE"}),
+        switch("--json", "JSON on stdout, diagnostics on stderr"),
+        Option(("-o", "--output"), "write to a file instead of stdout", {"type": path, "metavar": "FILE"}),
     ),
     "guest and host": (
         _path("--guest", "DIR", "a captured guest instead of the running one"),
@@ -43,13 +67,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             ("--modules-dir",),
             "a folder of the running release's modules; may be given more than once",
-            {"type": Path, "action": "append", "metavar": "DIR"},
+            {"type": path, "action": "append", "metavar": "DIR"},
         ),
-        Option(("--host",), "whom to ask", {"choices": ("auto", "shim", "simulator")}),
+        Option(("--host",), "whom to ask", setting="lock.host"),
     ),
     "plan": (
-        _switch("--deny-unexplained", "drop unexplained pages instead of refusing"),
-        Option(("--tight",), "drop all free space among kept code", {"action": "store_const", "const": "on"}),
+        _short("--deny-unexplained", "drop unexplained pages instead of refusing", "policy.deny_unexplained", "true"),
+        _short("--tight", "drop all free space among kept code", "policy.tight", "on"),
     ),
     "settings and folders": (
         _path("--config", "FILE", "settings (TOML) instead of those in /etc/mbecguard"),
@@ -80,18 +104,26 @@ def add_options(parser: argparse.ArgumentParser, names: Collection[str], hidden:
     for title, options in GROUPS.items():
         visible = [option for option in options if option.dest in names]
         if visible:
-            _add(parser.add_argument_group(title), visible)
-    for name in hidden:
-        if name not in names:
-            _add(parser, [replace(BY_DEST[name], help=argparse.SUPPRESS)])
+            add(parser.add_argument_group(title), visible)
+    add(parser, [BY_DEST[name]._replace(help=argparse.SUPPRESS) for name in hidden if name not in names])
     parser.set_defaults(**dict.fromkeys(BY_DEST.keys() - {*names, *hidden}))
 
 
 def add_together(parser: argparse.ArgumentParser, names: Iterable[str], title: str) -> None:
     """Add options under one heading."""
-    _add(parser.add_argument_group(title), [BY_DEST[name] for name in names])
+    add(parser.add_argument_group(title), [BY_DEST[name] for name in names])
 
 
-def _add(group: argparse._ActionsContainer, options: Iterable[Option]) -> None:
+def add(group: argparse._ActionsContainer, options: Iterable[Option], unwanted: Collection[str] = ()) -> None:
+    """Add options; `unwanted`: values that a setting has, and an option for it has not."""
     for option in options:
-        group.add_argument(*option.flags, dest=option.dest, help=option.help, **option.more)
+        dest: dict[str, Any] = {"dest": option.dest} if option.flags[0].startswith("-") else {}
+        group.add_argument(*option.flags, **dest, help=option.help, **{**_choices(option, unwanted), **option.more})
+
+
+def _choices(option: Option, unwanted: Collection[str]) -> dict[str, Any]:
+    if not option.setting or not option.takes_value:
+        return {}
+    from mbecguard.settings.declared import BY_KEY  # only if such an option is asked for
+
+    return {"choices": tuple(value for value in BY_KEY[option.setting].choices if value not in unwanted)}

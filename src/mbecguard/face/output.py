@@ -13,11 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mbecguard.face.look import Look
-from mbecguard.face.tell import WORKING, complain, on
+from mbecguard.face.tell import PROGRAM, WORKING, complain, on, show_usage
+from mbecguard.face.usage import UsageError
 from mbecguard.values.codec import encode
-from mbecguard.values.errors import UserError, die
+from mbecguard.values.errors import Exit, UserError, die
 
+FAILURE_SCHEMA = "mbecguard.error/1"
 _ADVICE = "give a file in a folder that you may write"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A user error as an answer: for programs that asked for JSON."""
+
+    message: str
+    hint: str
+    exit: Exit
+    schema: str = FAILURE_SCHEMA
+
+    @classmethod
+    def of(cls, error: UserError) -> Failure:
+        """Of an error that ended a command."""
+        return cls(error.message, error.hint, error.status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,15 @@ class Output:
         """Die if the file cannot be written, before something is done that cannot be undone."""
         if self.file and not os.access(self.file.parent, os.W_OK):
             die(f"{self.file} cannot be written", _ADVICE)
+
+
+def refuse(error: UserError, *, as_json: bool, program: str = PROGRAM) -> None:
+    """Show what ended a command: to people on stderr, and to programs that asked for JSON on stdout."""
+    if isinstance(error, UsageError):
+        show_usage(error.usage)
+    complain(error, program)
+    if as_json and sys.stdout:
+        Output(json=True).show(Failure.of(error), ())
 
 
 def forget_stdout() -> None:

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import shutil
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 from mbecguard.values.errors import Exit, UserError
 
 MARGIN = 2  #: columns that stay free on the right
+NARROW = 80  #: columns where nobody tells
 WIDEST = 100  #: columns; longer lines are hard to read
 COMMAND = "COMMAND"  #: metavar of what is a command
 
@@ -31,7 +33,7 @@ class Formatter(argparse.HelpFormatter):
     """Fills what is written in one line, leaves examples as they are, and names the value of an option once."""
 
     def __init__(self, prog: str) -> None:
-        width = min(shutil.get_terminal_size().columns - MARGIN, WIDEST)
+        width = min(_columns() - MARGIN, WIDEST)
         super().__init__(prog, max_help_position=30, width=width)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -135,6 +137,16 @@ def wanted(action: argparse.Action) -> str:
     return f"one of {', '.join(map(str, action.choices))}" if action.choices else value(action)
 
 
+def _columns() -> int:
+    """Those of the terminal, as shutil.get_terminal_size() tells them; that module would bring all archivers along."""
+    wanted = os.environ.get("COLUMNS", "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    with suppress(AttributeError, ValueError, OSError):  # stdout is closed, or no terminal
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or NARROW  # type: ignore[union-attr]
+    return NARROW
+
+
 def _one_of(words: Sequence[str]) -> str:
     *others, last = words
     return f"{', '.join(others)} or {last}" if others else last
@@ -142,6 +154,8 @@ def _one_of(words: Sequence[str]) -> str:
 
 def _meant(word: str, known: Sequence[str]) -> str:
     """A guess at what somebody wanted to write; empty if nothing is like it."""
+    import difflib  # for mistakes alone
+
     bare = {name.lstrip("-"): name for name in known}
     begun = [name for name in bare if len(word.strip("-")) > 1 and name.startswith(word.lstrip("-"))]
     close = begun or difflib.get_close_matches(word.lstrip("-"), bare, n=2, cutoff=0.7)

@@ -6,11 +6,8 @@ Anything else that escapes is a bug and shows a traceback.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn
-
-SCHEMA = "mbecguard.error/1"
 
 
 class Exit(IntEnum):
@@ -43,21 +40,6 @@ class UserError(Exception):
         self.message = message
         self.hint = hint
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A user error as an answer: for programs that asked for JSON."""
-
-    message: str
-    hint: str
-    exit: Exit
-    schema: str = SCHEMA
-
-    @classmethod
-    def of(cls, error: UserError) -> Failure:
-        """Of an error that ended a command."""
-        return cls(error.message, error.hint, error.status)
 
 
 def die(message: str, hint: str = "", status: Exit = Exit.ERROR) -> NoReturn:
