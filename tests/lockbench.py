@@ -22,7 +22,8 @@ from mbecguard.records.identity import Identity
 from mbecguard.records.record import Record, Step
 from mbecguard.records.status import Status, status
 from mbecguard.records.store import Store
-from mbecguard.switches import SWITCHES, Decision, LiveKnobs
+from mbecguard.switches import SWITCHES, LiveKnobs
+from mbecguard.switches.decisions import Decision
 from mbecguard.values.errors import UserError, die
 from mbecguard.values.events import Event, message
 from mbecguard.values.pages import PageRange

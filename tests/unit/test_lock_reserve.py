@@ -15,7 +15,8 @@ from mbecguard.host.base import HostMode
 from mbecguard.lock.reserve import LIMIT
 from mbecguard.plan.policy import CodeKind, Policy
 from mbecguard.records.record import SEALED_STEPS, State, Step
-from mbecguard.switches import SWITCHES, Decision, Use
+from mbecguard.switches import SWITCHES, Use
+from mbecguard.switches.decisions import Decision
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.pages import PageSet
 from tests.lockbench import OPTIONS, Bench, nothing

@@ -13,7 +13,8 @@ from mbecguard.host.simulated.ept import Ept
 from mbecguard.lock.request import request
 from mbecguard.lock.transaction import AGAIN_SECONDS, ATTEMPTS, SETTLE_SECONDS
 from mbecguard.records.record import State, Step
-from mbecguard.switches import SWITCHES, Decision, Use
+from mbecguard.switches import SWITCHES, Use
+from mbecguard.switches.decisions import Decision
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.events import Event
 from tests.lockbench import AFTER, BEFORE, FROZEN, ONE_WAY, OPTIONS, STEPS, Bench

@@ -14,7 +14,8 @@ from mbecguard.guest.tree import Tree
 from mbecguard.guest.uses import KPROBES_ENABLED, SYSCTLS, Uses
 from mbecguard.settings.declared import SETTINGS
 from mbecguard.settings.load import load
-from mbecguard.switches import SWITCHES, LiveKnobs, SimulatedKnobs, decide, findings, undone
+from mbecguard.switches import SWITCHES, LiveKnobs, SimulatedKnobs, undone
+from mbecguard.switches.decisions import decide, findings
 from mbecguard.values.errors import UserError
 from mbecguard.values.facts import Known, Unknown
 from mbecguard.values.findings import Severity

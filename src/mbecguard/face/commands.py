@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mbecguard.audit.report import Dossier
-from mbecguard.face import code_text
 from mbecguard.face.output import Output
 from mbecguard.face.tell import teller
 from mbecguard.face.text import Text
@@ -19,7 +17,8 @@ from mbecguard.settings.declared import default_file
 from mbecguard.settings.load import DefaultFile
 from mbecguard.values.errors import Exit, die
 
-if TYPE_CHECKING:  # a guest looks at no fleet
+if TYPE_CHECKING:
+    from mbecguard.audit.report import Dossier
     from mbecguard.fleet.value import Fleet
 
 
@@ -53,6 +52,8 @@ def status(options: argparse.Namespace, session: Session) -> Exit:
 
 
 def audit(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.face import code_text
+
     page = _page(options)
     found, out = session.audit(teller(session)), Output.of(options)
     if page:
@@ -136,6 +137,8 @@ def _reports(what: str) -> Iterator[None]:
 
 
 def explain(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.face import code_text
+
     found, out = session.explain(options.what), Output.of(options)
     out.show(found, code_text.explanation(Text.of(out), found))
     return Exit.OK

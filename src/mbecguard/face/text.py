@@ -5,21 +5,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from mbecguard.audit.report import Audited, Report
-from mbecguard.audit.value import Verdict
 from mbecguard.face.look import Look, totals
-from mbecguard.face.output import Output
 from mbecguard.host.base import HostText, TextMode
-from mbecguard.plan.findings import Check
-from mbecguard.plan.policy import CodeKind, Level
-from mbecguard.plan.value import Plan
-from mbecguard.records.reasons import Reason
-from mbecguard.records.record import Evidence, Record, State
-from mbecguard.records.status import Status
+from mbecguard.plan.policy import Level
+from mbecguard.records.record import State
 from mbecguard.settings.declared import SETTINGS, toml_value
-from mbecguard.settings.load import Settings
 from mbecguard.values.escaped import escaped
+
+if TYPE_CHECKING:  # each command has made what it shows
+    from mbecguard.audit.report import Audited, Report
+    from mbecguard.face.output import Output
+    from mbecguard.plan.findings import Check
+    from mbecguard.plan.policy import CodeKind
+    from mbecguard.plan.value import Plan
+    from mbecguard.records.reasons import Reason
+    from mbecguard.records.record import Evidence, Record
+    from mbecguard.records.status import Status
+    from mbecguard.settings.load import Settings
 
 LEVELS = {
     Level.EXEC: "no new kernel code pages; kept text itself can still be overwritten (level exec)",
@@ -103,7 +107,7 @@ class Text(Look):
             yield from self.row("audited", "never, as far as is kept: `mbecguard audit`", "yellow")
             return
         told = f"{audited.time}: {audited.verdict}, {audited.unknown} ranges unknown to the seal"
-        yield from self.row("audited", told, "" if audited.verdict is Verdict.PASS else "red")
+        yield from self.row("audited", told, "" if audited.verdict == "pass" else "red")
         yield from self.row("audit", audited.digest)
 
     def record(self, record: Record, plan: Plan | None) -> Iterator[str]:

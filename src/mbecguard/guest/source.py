@@ -8,17 +8,20 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mbecguard.guest.kcore import KernelMemory
-from mbecguard.guest.procfs import Kallsyms
 from mbecguard.guest.tree import Tree, present
-from mbecguard.image.sections import notes_build_id
 from mbecguard.values.errors import die
+
+if TYPE_CHECKING:  # who only asks what a guest is reads no memory
+    from mbecguard.guest.kcore import KernelMemory
+    from mbecguard.guest.procfs import Kallsyms
 
 
 def module_build_id(tree: Tree, name: str) -> str:
     """The build-id of a loaded module, as the kernel tells it; "" if it does not. The note's file may have any name."""
+    from mbecguard.image.sections import notes_build_id
+
     folder = f"sys/module/{name}/notes"
     notes = (notes_build_id(tree.data(f"{folder}/{note}") or b"") for note in tree.names(folder))
     return next(filter(None, notes), "")

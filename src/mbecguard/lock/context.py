@@ -19,7 +19,8 @@ from mbecguard.plan.value import Plan
 from mbecguard.records.identity import Identity
 from mbecguard.records.record import SEALED_STEPS, Journal, Step
 from mbecguard.records.store import Store
-from mbecguard.switches import Decision, Knobs, compiles
+from mbecguard.switches import Knobs
+from mbecguard.switches.decisions import Decision, compiles
 from mbecguard.values.errors import UserError, die
 from mbecguard.values.events import Event, Tell
 from mbecguard.values.findings import Finding

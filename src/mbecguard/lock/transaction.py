@@ -33,7 +33,7 @@ from mbecguard.plan.value import Plan
 from mbecguard.records.reasons import reason
 from mbecguard.records.record import Journal, Probe, Record, State, Step
 from mbecguard.records.status import observe
-from mbecguard.switches import findings
+from mbecguard.switches.decisions import findings
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.events import Event
 from mbecguard.values.pages import PageRange

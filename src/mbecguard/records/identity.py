@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mbecguard import __version__
 from mbecguard.guest.names import HOSTNAME, MACHINE_ID, SHIM_VERSION, VM_UUID
-from mbecguard.guest.source import Guest
 from mbecguard.values.facts import known, told
+
+if TYPE_CHECKING:  # a record that is read has its identity, and no guest
+    from mbecguard.guest.source import Guest
 
 #: What is in each of the files.
 _FORMS = {

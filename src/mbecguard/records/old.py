@@ -22,10 +22,10 @@ from mbecguard.records.damage import reading
 from mbecguard.records.identity import Identity
 from mbecguard.records.reasons import reason
 from mbecguard.records.record import Record
+from mbecguard.records.store import OLD
 from mbecguard.values.codec import canonical, decode, digest, encode, hexadecimal
 from mbecguard.values.files import CHANGED, read_own
 
-FILE = "records.jsonl"
 _LIMIT = 16 << 20  #: bytes of one record
 _NUMBERS = frozenset({"start", "end", "va", "pfn", "text_va", "text_pa"})  #: which are hexadecimal strings now
 _PLACE = re.compile(r"(?P<pages>\d+) pages at (?P<va>0x[0-9a-f]+) \(physical (?P<pa>0x[0-9a-f]+)\)")
@@ -33,9 +33,9 @@ _PLACE = re.compile(r"(?P<pages>\d+) pages at (?P<va>0x[0-9a-f]+) \(physical (?P
 
 def read(folder: Path, boot_id: str) -> tuple[Entry, Plan] | None:
     """The newest record and its plan, if they are of this boot. Raises DamagedError."""
-    with reading(folder / FILE):
+    with reading(folder / OLD):
         try:
-            lines = read_own(folder / FILE, last=_LIMIT).split(b"\n")
+            lines = read_own(folder / OLD, last=_LIMIT).split(b"\n")
         except FileNotFoundError:
             return None
         return _newest(lines[-2], boot_id) if len(lines) > 1 else None  # the last line has no end: a crash cut it off
@@ -43,9 +43,9 @@ def read(folder: Path, boot_id: str) -> tuple[Entry, Plan] | None:
 
 def retire(folder: Path) -> None:
     """Have the file out of the way, and keep it."""
-    names = (folder / f"{FILE}.old{f'.{number}' if number else ''}" for number in count())
+    names = (folder / f"{OLD}.old{f'.{number}' if number else ''}" for number in count())
     with suppress(OSError):
-        (folder / FILE).rename(next(name for name in names if not os.path.lexists(name)))
+        (folder / OLD).rename(next(name for name in names if not os.path.lexists(name)))
 
 
 def _newest(line: bytes, boot_id: str) -> tuple[Entry, Plan] | None:

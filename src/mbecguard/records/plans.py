@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import zlib
@@ -34,6 +33,8 @@ class Plans:
         except DamagedError:
             if os.path.lexists(path):
                 keep_aside(self.folder.parent, path)
+            import gzip
+
             data = plan.to_json()
             del data["digest"]
             replace_file(path, gzip.compress(canonical(data), mtime=0))

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 from mbecguard.plan.value import Plan
-from mbecguard.records import old
 from mbecguard.records.chain import Entry, Link
 from mbecguard.records.damage import ASIDE, DamagedError, ForeignError, Loss, reading
 from mbecguard.records.history import History
@@ -27,6 +26,8 @@ from mbecguard.records.record import Journal, Record
 from mbecguard.values.codec import decode, encode
 from mbecguard.values.errors import UserError, die
 from mbecguard.values.files import read_own, replace_file, signed, unwritable, verified
+
+OLD = "records.jsonl"  #: of mbecguard 0.1, see old.py
 
 T = TypeVar("T", bound=Timed)
 
@@ -102,7 +103,10 @@ class Store:
         with self.writing():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             entry = self.history.append(record, plan, self.bounds)
-            old.retire(self.folder)
+            if self._may_have_old:
+                from mbecguard.records.old import retire
+
+                retire(self.folder)
         return entry
 
     def mend(self, boot_id: str) -> tuple[Loss, ...]:
@@ -178,7 +182,22 @@ class Store:
         return self.folder / "journal.json"
 
     def _old(self, boot_id: str) -> tuple[Entry, Plan] | None:
-        return old.read(self.folder, boot_id)
+        if not self._may_have_old:
+            return None
+        from mbecguard.records.old import read
+
+        return read(self.folder, boot_id)
+
+    @property
+    def _may_have_old(self) -> bool:
+        """Whether an earlier agent may have left something: no only if its file is known not to be there."""
+        try:
+            (self.folder / OLD).lstat()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def _require_trust(self) -> None:
         """Raises DamagedError if the folder is none, or others than its user and root could write into it."""

@@ -8,7 +8,6 @@ asked for: the daemon, which stays in memory for good, needs none of it.
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -167,6 +166,8 @@ class Session:
         return ShimHost.at()
 
     def _simulator(self) -> Host:
+        import secrets
+
         from mbecguard.guest.procfs import parse_max_pfn
         from mbecguard.host.simulated.host import SimulatedHost
         from mbecguard.host.simulated.hypervisor import Options

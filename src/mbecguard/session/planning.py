@@ -23,8 +23,8 @@ from mbecguard.plan.level import obstacles
 from mbecguard.plan.policy import Level, Policy, from_settings
 from mbecguard.records.record import State
 from mbecguard.session import Session
-from mbecguard.switches import compiles, decide, frozen
-from mbecguard.switches import findings as freeze_findings
+from mbecguard.switches.decisions import compiles, decide, frozen
+from mbecguard.switches.decisions import findings as freeze_findings
 from mbecguard.values.errors import UserError
 from mbecguard.values.facts import known
 from mbecguard.values.findings import Finding

@@ -7,11 +7,9 @@ on with those; whoever changes it asks for `clean` settings. A wrong option of a
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -295,6 +293,8 @@ def _refuse_unsafe(path: Path, repair: str, *, folder: bool = False) -> None:
 
 
 def _toml(file: Path, repair: str) -> dict[str, Any]:
+    import tomllib  # a guest may have no such file
+
     try:
         with file.open("rb") as content:
             data = content.read(_FILE_LIMIT + 1)
@@ -317,6 +317,8 @@ def _entries(section: str, content: object, where: str) -> Iterable[tuple[str, o
 
 def _nearest(key: str) -> str:
     """Settings of the same name in any section, else the one that is spelled most alike, with a section or without."""
+    import difflib  # for mistakes alone
+
     same = [name for name in BY_KEY if name.partition(".")[2] == key.rpartition(".")[2]]
     spelled = {name.partition(".")[2]: name for name in reversed(BY_KEY)} | {name: name for name in BY_KEY}
     close = same or [spelled[name] for name in difflib.get_close_matches(key, spelled, n=1, cutoff=0.5)]
