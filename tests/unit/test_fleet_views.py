@@ -207,7 +207,7 @@ def test_what_the_agent_writes_and_what_it_keeps_is_read(tmp_path: Path, capsys:
 
 
 def test_a_guest_that_looks_at_no_fleet_imports_nothing_of_it() -> None:
-    code = "import sys, mbecguard.face.cli; print(*sys.modules)"
+    code = "import sys, mbecguard.face.run; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     rooms = {name.split(".")[1] for name in told.split() if name.startswith("mbecguard.")}
     assert "session" in rooms

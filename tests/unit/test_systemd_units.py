@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mbecguard.face import host_cli
+from mbecguard.face import commands, host_cli
 from mbecguard.face.cli import parser
+from mbecguard.face.table import COMMANDS
 from mbecguard.values.errors import Exit
 from mbecguard.values.events import Event
 
@@ -54,7 +55,7 @@ def test_each_command_is_one_of_the_agent(unit: Path) -> None:
         if key.startswith("Exec"):
             program, *arguments = words
             if program.lstrip("-") == "/usr/bin/mbecguard":
-                assert callable(parser().parse_args(arguments).run)
+                assert callable(getattr(commands, parser().parse_args(arguments).command.name))
             else:
                 assert program.lstrip("-") in ("/usr/bin/test", "/bin/sh", "udevadm")
 
@@ -212,7 +213,7 @@ def test_an_explanation_uses_the_facts_of_its_event(event: Event) -> None:
 def test_commands_in_explanations_exist() -> None:
     for _, text in entries().values():
         for command in re.findall(r"`mbecguard ([^`]+)`", text):
-            assert callable(parser().parse_args(shlex.split(command)).run)
+            assert parser().parse_args(shlex.split(command)).command in COMMANDS
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from time import process_time
 import mbecguard
 from tests import corpus
 
+from .sealed import seal
+
 GUEST = "trixie-6.12-a"
 ROUNDS = 7
 VALGRIND = (
@@ -56,6 +58,19 @@ class Product:
     def command(self) -> tuple[str, ...]:
         """What starts the agent, as /usr/bin/mbecguard does."""
         return (*self.python, self._launcher("mbecguard", "sys.exit(main())\n"))
+
+    @cached_property
+    def sealed(self) -> tuple[str, ...]:
+        """The same on this system, which is sealed as far as the agent can see."""
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        (self.scratch / "sealed").mkdir()
+        played = seal(self.scratch / "sealed", boot_id)
+        return (*self.python, self._launcher("sealed", f"{played}sys.exit(main())\n"))
+
+    @property
+    def sealed_state(self) -> tuple[str, ...]:
+        """Option that names the state folder of that lock."""
+        return ("--state-dir", str(self.scratch / "sealed/state"))
 
     @cached_property
     def guest(self) -> tuple[str, ...]:

@@ -21,15 +21,14 @@ def figures(product: Product) -> Iterator[Figure]:
     """The figures."""
     yield Figure("interpreter: start", instructions((*product.python, "-c", "pass")), M)
     yield Figure("mbecguard --help", product.instructions("--help"), M, 120)
-    product.run("lock", *product.guest, *product.places, *product.cache)
-    guest = product.guest[:2]
-    yield Figure("mbecguard status, sealed", product.instructions("status", *guest, *product.places), M, 300)
+    status = (*product.sealed, "status", *product.sealed_state)
+    yield Figure("mbecguard status, sealed", instructions(status), M, 300)
     yield Figure("interpreter: waiting", _idle((*product.python, "-c", f"print(flush=True)\n{WAITS}")), MIB)
     libraries = "import argparse, json, re\nprint(flush=True)\n"
     yield Figure(
         "interpreter: waiting, with argparse, json, re", _idle((*product.python, "-c", libraries + WAITS)), MIB
     )
-    daemon = (*product.command, "daemon", *guest, *product.places)
+    daemon = (*product.sealed, "daemon", *product.sealed_state)
     yield Figure("mbecguard daemon, sealed, idle", _idle_daemon(daemon, product.scratch / "notify"), MIB, 7.5)
 
 
