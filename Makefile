@@ -96,7 +96,7 @@ lab: setup-lab $(KVM)
 LAB := $(BIN)/python -m tests.lab run --limit 3000
 lab-full: setup-lab $(KVM)
 	$(LAB) --cpus 2 start-smep start-boot-cpu churn resets init without-ept smm-open late-vmxe moved moved-away old-mmu hugetlb
-	$(LAB) --cpus 2 stores-log stores-malformed stores-race stores-refused
+	$(LAB) --cpus 2 stores-log stores-malformed stores-race stores-refused stores-storm
 	$(LAB) --limit 9000 --kvm unenforced flood
 	$(LAB) --cpus 2 crowd crowd-reset tempest --host-cmdline "slub_debug=FZPU page_poison=1 preempt=full"
 	$(LAB) smm-unlocked smm-enter s3-register eptad-off
@@ -112,6 +112,8 @@ lab-full: setup-lab $(KVM)
 	$(LAB) --guest systemd --host-kernel 6.12 --cpus 2 lock workload frozen
 	$(LAB) --guest systemd --host-kernel 6.12 --kernel 6.1 --cpus 2 lock workload frozen free-space
 	$(LAB) --guest systemd --cpus 2 kept switches refusals locked-down hosts-say-no fuzzed
+	$(LAB) --guest systemd --cpus 2 level-text
+	for kernel in 6.1 6.12 7.2; do $(LAB) --kvm unenforced --guest systemd --kernel $$kernel --cpus 2 handed-over || exit; done
 	$(LAB) --guest systemd witnessed replayed
 	$(LAB) --guest installed --cpus 2 service
 	$(LAB) --guest installed --cpus 2 troubles learned early soft-reboot reboots broken-boots wrong-plan host-off mbec-off

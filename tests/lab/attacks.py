@@ -121,6 +121,7 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("race", "a page that one CPU runs while another denies it", "not after the denial's return", "race"),
     Attack("storm", "a guest that denies its own page-fault handler", "shut down", "storm"),
     Attack("flood", "3000 requests that change a nearly full map", "host's memory flat", "churn"),
+    Attack("long flood", "100 000 requests that change a small map", "host's memory flat", "flood"),
     Attack("requests", "100 000 random hypercalls", "guest and host live", "fuzz"),
 )
 STOPPED = sum(spot.after == DIED for spot in SPOTS)
