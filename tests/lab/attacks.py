@@ -100,6 +100,22 @@ ATTACKS: tuple[Attack, ...] = (
         "found by `audit`",
         "text",
     ),
+    Attack(
+        "text, held",
+        "kernel text that the host holds, by a mapping of one's own: byte, rep movsb, cmpxchg",
+        "#PF",
+        "handed-over",
+    ),
+    Attack(
+        "site, held", "new code behind an int3 where the kernel patches; the site of a frozen key", "#PF", "handed-over"
+    ),
+    Attack(
+        "clock into text",
+        "wall clock and kvmclock aimed at text that the host holds",
+        "not seen by the guest",
+        "handed-over",
+    ),
+    Attack("DMA into text", "a device of the VMM writes there", "the same, and told by `audit`", "handed-over"),
     Attack("late module", "insmod, by root", "EPERM", "frozen"),
     Attack("late module by data", "the same, switch and hold taken back by two writes", DIED, "free-space"),
     Attack("free space", "code in a page of a BPF pack that nobody uses", DIED, "free-space"),

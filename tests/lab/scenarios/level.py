@@ -88,7 +88,7 @@ FLIPS = r"""
     }
     sysctls() {
         for value in 1 0; do for key in sched_schedstats bpf_stats_enabled; do
-            sysctl -qw kernel.$key=$value || return 1
+            echo $value >/proc/sys/kernel/$key || return 1
         done; done
         echo 'file tcp*.c +p' >/sys/kernel/debug/dynamic_debug/control
         echo 'file tcp*.c -p' >/sys/kernel/debug/dynamic_debug/control

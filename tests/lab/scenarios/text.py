@@ -21,7 +21,7 @@ SCRIPT = r"""
 
     # One after the other, and all of it stays on.
     flip_keys() {
-        for key in sched_schedstats bpf_stats_enabled; do sysctl -qw kernel.$key=1; done
+        for key in sched_schedstats bpf_stats_enabled; do echo 1 >/proc/sys/kernel/$key; done
         echo 'file tcp*.c +p' >/sys/kernel/debug/dynamic_debug/control
         cd /sys/kernel/debug/sched
         for feature in $(cat features); do
