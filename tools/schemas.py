@@ -31,7 +31,7 @@ from mbecguard.readiness.check import HostCheck
 from mbecguard.records.boots import Boots
 from mbecguard.records.record import Record
 from mbecguard.records.status import Status
-from mbecguard.settings.load import DefaultFile, Described
+from mbecguard.settings.shown import DefaultFile, Described
 from mbecguard.values.codec import Hex, fields_of, is_hex
 from mbecguard.witness.look import HostWitness
 

@@ -16,11 +16,10 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.pages import PAGE_SIZE
@@ -78,8 +77,7 @@ class Seen(IntEnum):
     UNSUITABLE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One ioctl: a name for people, its number, its structure (the first field is the size), its direction."""
 
     name: str
@@ -104,8 +102,7 @@ HOLD = Call("hold", 0xE6, struct.Struct("<2I"), _WRITE)
 TEXT = Call("text", 0xE7, struct.Struct("<2IQq"))
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
+class Info(NamedTuple):
     """What the shim says of itself and of the machine; see the header."""
 
     flags: InfoFlag
@@ -117,8 +114,7 @@ class Info:
     hypervisor: str  #: signature, empty on bare metal
 
 
-@dataclass(frozen=True, slots=True)
-class ShimMapping:
+class ShimMapping(NamedTuple):
     """An executable extent of the kernel's page tables."""
 
     va: int
@@ -127,8 +123,7 @@ class ShimMapping:
     flags: MapFlag
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """What a probe saw; `trap` and `cr2` are those of the exception, if it trapped; `va` is where it was tried."""
 
     seen: Seen

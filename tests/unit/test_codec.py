@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from enum import STRICT, Enum, IntEnum, IntFlag
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, NamedTuple, Optional
 
 import pytest
 from hypothesis import given
@@ -314,3 +314,12 @@ def test_canonical_has_no_numbers_outside_json(value: float) -> None:
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
     expected = hashlib.sha256(b'{"a":1,"b":2}').hexdigest()
     assert codec.digest({"b": 2, "a": 1}) == expected == codec.digest({"a": 1, "b": 2})
+
+
+def test_a_named_tuple_would_lose_its_names() -> None:
+    class Point(NamedTuple):
+        x: int
+
+    with pytest.raises(TypeError, match="Point"):
+        codec.encode(Point(1))
+    assert codec.encode((1,)) == [1]

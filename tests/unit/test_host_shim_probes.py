@@ -64,9 +64,9 @@ def test_pinned_is_pinned_everywhere(fake: FakeShim, sights: list[Sight], pinned
         ([RAN, PF], Outcome.NO_VERDICT),
         ([LOOPED, LOOPED], Outcome.NO_VERDICT),
         ([PF, LOOPED], Outcome.NO_VERDICT),
-        ([PF, replace(PF, cr2=CANARY_VA + 1)], Outcome.NO_VERDICT),  # something else faulted
-        ([replace(PF, trap=6)] * 2, Outcome.NO_VERDICT),
-        ([replace(PF, seen=Seen.LOOPED)] * 2, Outcome.NO_VERDICT),
+        ([PF, PF._replace(cr2=CANARY_VA + 1)], Outcome.NO_VERDICT),  # something else faulted
+        ([PF._replace(trap=6)] * 2, Outcome.NO_VERDICT),
+        ([PF._replace(seen=Seen.LOOPED)] * 2, Outcome.NO_VERDICT),
     ],
     ids=range(11),
 )

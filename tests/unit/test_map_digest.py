@@ -71,7 +71,7 @@ def test_counts_and_pins_are_told(bench: Bench) -> None:
     bench.host.run_canary()
     bench.host.pinned()
     after = bench.host.details()
-    assert after == replace(before, denied=before.denied + 1, refused=before.refused + 1)
+    assert after == before._replace(denied=before.denied + 1, refused=before.refused + 1)
     status = bench.status()
     assert (status.denied, status.refused) == (after.denied, after.refused)
 
@@ -128,7 +128,7 @@ def test_seal_of_another_map_than_was_asked_for_is_no_seal(bench: Bench) -> None
     class Other(WrappedHost):
         def details(self) -> HostDetails | None:
             found = self.inner.details()
-            return found and replace(found, map_digest=EMPTY)
+            return found and found._replace(map_digest=EMPTY)
 
     failed = bench.fails(Other(bench.host))
     assert failed.status is Exit.NOT_ENFORCED

@@ -61,7 +61,7 @@ class Audits:
             ledger, bounds = self.ledger, self.store.bounds
             if self.folder.exists():
                 Mender(ledger).mend()
-            return ledger.add(audit, replace(bounds, size=bounds.size // SHARE))
+            return ledger.add(audit, bounds._replace(size=bounds.size // SHARE))
 
     def check(self) -> tuple[Loss, ...]:
         """Look at all of them, and keep aside what is damaged if that can be done. Returns what was found."""

@@ -13,8 +13,6 @@ from mbecguard.face.output import Output
 from mbecguard.face.tell import teller
 from mbecguard.face.text import Text
 from mbecguard.session import Session
-from mbecguard.settings.declared import default_file
-from mbecguard.settings.load import DefaultFile
 from mbecguard.values.errors import Exit, die
 
 if TYPE_CHECKING:
@@ -205,9 +203,12 @@ def _fleet_page(options: argparse.Namespace) -> Callable[[Fleet], str] | None:
 
 
 def config(options: argparse.Namespace, session: Session) -> Exit:
+    from mbecguard.settings.declared import default_file
+    from mbecguard.settings.shown import DefaultFile, described
+
     out = Output.of(options)
     if options.default:
         out.show(DefaultFile(default_file()), default_file().splitlines())
     else:
-        out.show(session.settings.describe(), Text.of(out).settings(session.settings))
+        out.show(described(session.settings), Text.of(out).settings(session.settings))
     return Exit.OK

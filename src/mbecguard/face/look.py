@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mbecguard.values.escaped import escaped
 from mbecguard.values.findings import Finding, Severity
@@ -20,8 +20,7 @@ _SEVERITY = {Severity.BLOCKER: "red", Severity.WARNING: "yellow", Severity.INFO:
 _COUNTED = {Severity.BLOCKER: "blocker", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """Renders values as lines; `colour` says whether to use ANSI escapes.
 
     `width` has the columns of the terminal. Elsewhere it is 0, and each thing stays in one line.

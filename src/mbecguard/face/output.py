@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mbecguard.face.look import Look
 from mbecguard.face.tell import PROGRAM, WORKING, complain, on, show_usage
@@ -37,8 +38,7 @@ class Failure:
         return cls(error.message, error.hint, error.status)
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """One answer's way out."""
 
     json: bool = False

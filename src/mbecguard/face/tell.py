@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from mbecguard.face.look import Look
@@ -49,12 +48,12 @@ def _coloured() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-@dataclass(slots=True)
 class Working:
     """One line on a terminal that names what takes so long, and is gone as soon as anything else is said."""
 
-    _next: float = 0.0  #: before this time nobody could read another one
-    _shown: bool = False
+    def __init__(self) -> None:
+        self._next = 0.0  #: before this time nobody could read another one
+        self._shown = False
 
     def note(self, what: str) -> None:
         """Something is read that may take a while."""

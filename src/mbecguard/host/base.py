@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import STRICT, Enum, IntEnum, IntFlag
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mbecguard.host.text import TextObject
 from mbecguard.values.errors import Exit, UserError
@@ -97,8 +97,7 @@ class HostStatus:
     smm_open: bool = False  #: the guest can write what runs in system management mode; such a guest is not sealed
 
 
-@dataclass(frozen=True, slots=True)
-class HostDetails:
+class HostDetails(NamedTuple):
     """What a host of version 2 tells beyond that, all of one moment."""
 
     map_digest: str  #: of the whole map, see `wire.map_digest`

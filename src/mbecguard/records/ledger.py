@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from mbecguard.records.chain import ENTRIES, Chain, Head, Link, numbered, sign_entry, sign_head
 from mbecguard.records.damage import GONE, DamagedError
@@ -40,8 +40,7 @@ class Timed(Protocol):
 T = TypeVar("T", bound=Timed)
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """How much is kept. The newest entry always is."""
 
     size: int = 64 << 20  #: bytes on disk

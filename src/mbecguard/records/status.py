@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from mbecguard.host.base import (
     Host,
@@ -87,8 +88,7 @@ class Status:
         return exit_of(self.state, audit=self.mode is HostMode.AUDIT)
 
 
-@dataclass(frozen=True, slots=True)
-class _Memory:
+class _Memory(NamedTuple):
     """What the agent remembers of this boot, and what speaks against that."""
 
     entry: Entry | None

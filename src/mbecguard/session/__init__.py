@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbecguard.guest.live import live_guest
 from mbecguard.guest.source import Guest
@@ -46,8 +46,7 @@ if TYPE_CHECKING:  # what asks for a state needs none of this, and a daemon woul
 SIMULATED = "simulated"  #: folder, below the state's
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(NamedTuple):
     """Where the agent keeps its state and its cache."""
 
     state: Path

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 Value = bool | int | str
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting; `choices` is empty for free text, `bounds` (both inclusive) is for numbers.
 
     `risks` has what can go wrong by value, under "" if it is the same for each that is not the default.
@@ -25,7 +25,7 @@ class Setting:
     default: Value
     help: str
     choices: tuple[str, ...] = ()
-    risks: Mapping[str, str] = field(default_factory=dict)
+    risks: Mapping[str, str] = MappingProxyType({})
     bounds: tuple[int, int] = (0, 0)
 
     @property

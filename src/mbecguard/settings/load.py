@@ -14,12 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mbecguard.settings.declared import BY_KEY, SECTIONS, SETTINGS, SYSTEM_FILE, SYSTEM_FOLDER, WORDS, Setting, Value
 from mbecguard.values.errors import UserError, die
 
-SCHEMA, DEFAULT_SCHEMA = "mbecguard.config/1", "mbecguard.config-default/1"
 OFF = "off"  #: the word, and the value of lock.mode
 DEFAULT, COMMAND_LINE = "default", "kernel command line"
 
@@ -71,47 +70,8 @@ class Settings:
         """Who set it: `default`, a file, an option, or the kernel command line."""
         return self.origins.get(key, DEFAULT)
 
-    def describe(self) -> Described:
-        """The whole table, and what is wrong with the files."""
-        rows = (
-            SettingNow(s.key, self.values[s.key], self.origin(s.key), s.default, s.allowed, s.help, s.risk)
-            for s in SETTINGS
-        )
-        return Described(tuple(rows), self.problems)
 
-
-@dataclass(frozen=True, slots=True)
-class SettingNow:
-    """One setting, its value now and who set it."""
-
-    key: str
-    value: Value
-    origin: str
-    default: Value
-    values: str  #: which are allowed, for people
-    help: str
-    risk: str
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """All settings."""
-
-    settings: tuple[SettingNow, ...]
-    problems: tuple[Problem, ...]
-    schema: str = SCHEMA
-
-
-@dataclass(frozen=True, slots=True)
-class DefaultFile:
-    """The default settings as a file, in TOML."""
-
-    toml: str
-    schema: str = DEFAULT_SCHEMA
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(NamedTuple):
     """One value from one place, not checked yet."""
 
     key: str
@@ -119,8 +79,7 @@ class _Given:
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
+class _Value(NamedTuple):
     """One that may stand there."""
 
     key: str

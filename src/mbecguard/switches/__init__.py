@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mbecguard.records.reasons import Reason, reason
 from mbecguard.settings.declared import BY_KEY
@@ -22,8 +22,7 @@ if TYPE_CHECKING:  # a daemon looks at switches, and asks nobody what uses them
     from mbecguard.guest.uses import Uses
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """What a switch would take away; `bar`: the kernel refuses the switch because of it.
 
     `unknown`: nobody can tell whether it is used; `what` says why, and `remedy` what would help.
@@ -77,8 +76,7 @@ def _bpf_jit(uses: Uses) -> Use | None:
     return None if uses.bpf_interpreter else Use(no_other_way, bar=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+class Switch(NamedTuple):
     """A file that freezes something when `value` is written to it. `knob` is a sysctl, or else an absolute path."""
 
     setting: str

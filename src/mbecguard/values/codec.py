@@ -64,7 +64,7 @@ def _encoder_of(kind: Any) -> Encoder:
         return _as_it_is
     if dataclasses.is_dataclass(kind):
         return _fields_encoder(cast(type, kind))
-    if issubclass(kind, tuple | list):
+    if issubclass(kind, tuple | list) and not hasattr(kind, "_fields"):  # a NamedTuple would lose its names
         return lambda value: [encode(item) for item in value]
     if issubclass(kind, dict):
         return lambda value: {_string(key): encode(item) for key, item in value.items()}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from functools import cache
 from string import Formatter
+from typing import NamedTuple
 
 from mbecguard.values.codec import hexadecimal
 
@@ -42,8 +43,7 @@ class Finding:
     facts: dict[str, str | int] = field(default_factory=dict, compare=False)  # the text tells them apart already
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """What findings of one id have in common; `text` and `hint` are format strings.
 
     `passing`: it can go away by itself, as what is seen of a module that is just being loaded. `apart`: facts that the
