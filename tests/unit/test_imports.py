@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mbecguard.values.events import JOURNAL_SOCKET
 from tools.bench.sealed import seal
 
 SHOWN = "import sys\nfrom mbecguard.face.cli import main\n"
@@ -80,3 +81,4 @@ def test_a_daemon_that_waits_holds_no_more_than_a_status_and_itself(sealed: str,
     found = imported(f"{sealed}{IDLE}main(sys.argv[1:])", "daemon", "--state-dir", str(tmp_path / "state"))
     assert ours(found) <= DAEMON
     assert {"service.daemon", "host.shim"} <= ours(found)
+    assert "systemd.journal" not in found or JOURNAL_SOCKET.exists()  # else it has told something

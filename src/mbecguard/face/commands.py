@@ -89,12 +89,12 @@ def rearm(options: argparse.Namespace, session: Session) -> Exit:
 
 
 def daemon(options: argparse.Namespace, session: Session) -> Exit:
-    from mbecguard.guest.kernellog import Journal
+    from mbecguard.guest.kernellog import Apart
     from mbecguard.service.daemon import Daemon, Watch
     from mbecguard.service.stores import Stores
     from mbecguard.service.violations import Violations
 
-    violations, stores = (None, None) if session.simulated else (Violations(Journal()), Stores(session.symbol_at))
+    violations, stores = (None, None) if session.simulated else (Violations(Apart()), Stores(session.symbol_at))
     Daemon(Watch(session, teller(session), violations, stores), lambda: options.settings().clean()).run()
     return Exit.OK
 
