@@ -172,6 +172,10 @@ def test_the_naive_walk_agrees(levels: int, leaves: list[tuple[int, ...]], above
     naive = executable_pages(memory, tables.root, levels, probes)
     ours = {at for m in found for at in covered(m, probes)}
     assert ours == naive
+    for slot in (0, 255, 256, 511):
+        start, size = canonical(slot << 12 + 9 * (levels - 1), levels), 1 << 12 + 9 * (levels - 1)
+        part = PageTables(memory.get).within(tables.root, levels, range(start, start + size))
+        assert part == tuple(m for m in found if m.va in range(start, start + size))
     for m in found:  # extents are maximal, and nothing outside the probes was made up
         first, last = canonical(m.va, levels), m.va + m.bytes - 4096
         assert m.va == first
@@ -287,6 +291,36 @@ def test_a_large_direct_map_is_walked_at_once() -> None:
     start = time.process_time()
     assert PageTables(memory.get).executable(tables.root, 4) == ()
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_what_lies_outside_a_span_is_not_read(levels: int) -> None:
+    tables, inside, outside = Tables(levels), 0xFFFFFFEF40000000, (0x400000, 0xFFFF888000000000, KERNEL)
+    for va in (inside, inside + 0x200000, *outside):
+        tables.map(va, 0x5000)
+    memory, read = tables.memory(), set()
+
+    def reading(pa: int) -> bytes | None:
+        read.add(pa)
+        return memory.get(pa)
+
+    found = PageTables(reading).within(tables.root, levels, range(0xFFFFFFEF00000000, 0xFFFFFFFF00000000))
+    assert [m.va for m in found] == [inside, inside + 0x200000]
+    assert len(read) == levels + 1, "the way to the two, and nothing of the others"
+
+
+@pytest.mark.parametrize("index", [0, 7, 255, 511])
+@pytest.mark.parametrize("frame", [1, 1 << 35])
+def test_one_executable_entry_among_nx(index: int, frame: int) -> None:
+    tables, base = Tables(4), KERNEL & -(1 << 21)
+    for other in range(512):
+        tables.map(base + (other << 12), (other + 1) << 12, P | NX)
+    assert walk(tables) == ()
+    tables = Tables(4)
+    for other in range(512):
+        flags = P if other == index else P | NX
+        tables.map(base + (other << 12), frame << 12 if other == index else (other + 1) << 12, flags)
+    assert walk(tables) == (Mapping(base + (index << 12), frame << 12, 4096),)
 
 
 @settings(max_examples=40, deadline=None)

@@ -84,6 +84,22 @@ def test_mappings_of_init_and_efi(tmp_path: Path, levels: int) -> None:
         assert kcore.page_offset == DIRECT_MAPS[levels]
 
 
+def test_the_walk_of_efi_reads_no_table_of_the_kernel(tmp_path: Path) -> None:
+    with Kcore(saved(tmp_path, guest())) as kcore:
+        read: list[int] = []
+        plain = kcore.physical
+
+        def physical(pa: int, size: int = 4096) -> bytes | None:
+            read.append(pa)
+            return plain(pa, size)
+
+        kcore.physical = physical  # type: ignore[method-assign]
+        assert efi_mappings(kcore, EFI_MM) == Known(EFI)
+        direct = int.from_bytes(plain(EFI_ROOT + 8 * (DIRECT_MAP >> 39 & 511), 8) or b"", "little") & ~0xFFF
+        assert EFI_ROOT in read
+        assert direct not in read
+
+
 @pytest.mark.parametrize("offset", [0, 8, 0x70, 0x1F8])
 def test_pgd_is_found_wherever_it_lies(tmp_path: Path, offset: int) -> None:
     core = guest()

@@ -27,6 +27,7 @@ _PRESENT, _WRITABLE, _USER, _LARGE, _NX = 1, 1 << 1, 1 << 2, 1 << 7, 1 << 63
 _ADDRESS = (1 << 52) - PAGE_SIZE
 _ENTRIES = struct.Struct("<512Q")
 _EMPTY = bytes(PAGE_SIZE)
+_ALL_NX = bytes(range(0x80, 0x100))  #: top bytes of entries that are NX
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +81,23 @@ class PageTables:
 
         Dies on tables that cannot be a kernel's: loops, pointers outside memory, reserved bits.
         """
-        self._claim(root, levels)
+        half = 1 << PAGE_SHIFT + 9 * levels - 1
+        upper = self.within(root, levels, range(2**64 - half, 2**64))
         # One half after the other, so that no extent spans the hole between them.
-        lower = [] if kernel_half_only else self._entries(root, levels, range(256))
-        upper = self._entries(root, levels, range(256, 512))
-        hole = 2**64 - (1 << PAGE_SHIFT + 9 * levels)
-        return (*lower, *(_moved(m, hole) for m in upper))
+        return upper if kernel_half_only else (*self.within(root, levels, range(half)), *upper)
 
-    def _table(self, pa: int, level: int) -> list[Mapping]:
+    def within(self, root: int, levels: int, span: range) -> tuple[Mapping, ...]:
+        """The same of addresses in `span`, in one half of the space; tables that map nothing there are not read."""
+        hole = 2**64 - (1 << PAGE_SHIFT + 9 * levels) if span.start >> 63 else 0
+        return tuple(_moved(m, hole) for m in self._table(root, levels, range(span.start - hole, span.stop - hole)))
+
+    def _table(self, pa: int, level: int, span: range) -> list[Mapping]:
+        """What is below a table, by offset from the first address that it maps; `span` likewise."""
         self._claim(pa, level)
+        if span.start > 0 or span.stop < PAGE_SIZE << 9 * level:
+            return self._entries(pa, level, span)
         if pa not in self._known:
-            self._known[pa] = self._entries(pa, level, range(512))
+            self._known[pa] = self._entries(pa, level, span)
         return self._known[pa]
 
     def _claim(self, pa: int, level: int) -> None:
@@ -103,24 +110,24 @@ class PageTables:
         if len(self._levels) > TABLE_LIMIT:
             die(f"more than {TABLE_LIMIT} page tables", "the page tables are garbage")
 
-    def _entries(self, pa: int, level: int, indices: range) -> list[Mapping]:
+    def _entries(self, pa: int, level: int, span: range) -> list[Mapping]:
         data = self._read(pa)
         if data is None or len(data) != PAGE_SIZE:
             die(
                 f"page table at {pa:#x} lies outside memory",
                 "the page tables changed while read, or are garbage",
             )
-        if data == _EMPTY:
+        if data == _EMPTY or not data[7::8].translate(None, _ALL_NX):
             return []
         shift = PAGE_SHIFT + 9 * (level - 1)
         leaves: list[Mapping] = []
         entries = _ENTRIES.unpack(data)
-        for index in indices:
-            entry = entries[index]
+        for index in range(max(span.start, 0) >> shift, min(-(-span.stop >> shift), 512)):
+            entry, base = entries[index], index << shift
             if entry & _PRESENT and not entry & _NX:
-                below = self._entry(entry, level, shift)
+                below = self._entry(entry, level, range(span.start - base, span.stop - base))
                 self._count(len(below))
-                _extend(leaves, below, index << shift, entry)
+                _extend(leaves, below, base, entry)
         return leaves
 
     def _count(self, leaves: int) -> None:
@@ -131,14 +138,15 @@ class PageTables:
                 "the page tables are garbage, or the kernel runs without NX (noexec=off)",
             )
 
-    def _entry(self, entry: int, level: int, shift: int) -> Sequence[Mapping]:
+    def _entry(self, entry: int, level: int, span: range) -> Sequence[Mapping]:
         if level > 1 and not entry & _LARGE:
-            return self._table(entry & self._address_mask, level - 1)
+            return self._table(entry & self._address_mask, level - 1, span)
         if level > 3:
             die(
                 f"page table entry {entry:#x} at level {level} has a reserved bit",
                 "the page tables are garbage",
             )
+        shift = PAGE_SHIFT + 9 * (level - 1)
         pa = entry & self._address_mask & -(1 << shift)  # bit 12 of a large leaf is PAT
         return (Mapping(0, pa, 1 << shift, writable=True, user=True),)
 

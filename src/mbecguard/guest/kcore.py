@@ -207,7 +207,7 @@ def with_facts(kcore: Kcore, symbols: Kallsyms, mappings: Sequence[Mapping]) -> 
 
 def executable_mappings(kcore: Kcore) -> tuple[Mapping, ...]:
     """Executable extents of init_mm."""
-    return _walk(kcore, *_init_tables(kcore), kernel_half_only=True)
+    return _tables(kcore).executable(*_init_tables(kcore))
 
 
 def efi_mappings(kcore: Kcore, efi_mm: int | None) -> Fact[tuple[Mapping, ...]]:
@@ -220,8 +220,10 @@ def _efi_mappings(kcore: Kcore, efi_mm: int) -> tuple[Mapping, ...] | None:
     efi_root = _pgd_of(kcore, efi_mm, root, levels)
     if efi_root is None:
         return None
-    everything = _walk(kcore, efi_root, levels, kernel_half_only=False)
-    return tuple(m for m in everything if m.va < KERNEL_HALF or m.va in EFI_WINDOW)
+    tables = _tables(kcore)
+    # Not the rest, which is init_mm's.
+    lower = tables.within(efi_root, levels, range(1 << PAGE_SHIFT + 9 * levels - 1))
+    return (*lower, *tables.within(efi_root, levels, EFI_WINDOW))
 
 
 def _init_tables(kcore: Kcore) -> tuple[int, int]:
@@ -230,9 +232,8 @@ def _init_tables(kcore: Kcore) -> tuple[int, int]:
     return kcore.number("swapper_pg_dir") - START_KERNEL_MAP + kcore.number("phys_base"), levels
 
 
-def _walk(kcore: Kcore, root: int, levels: int, *, kernel_half_only: bool) -> tuple[Mapping, ...]:
-    tables = PageTables(kcore.physical, encryption_mask=kcore.number("sme_mask", 0))
-    return tables.executable(root, levels, kernel_half_only=kernel_half_only)
+def _tables(kcore: Kcore) -> PageTables:
+    return PageTables(kcore.physical, encryption_mask=kcore.number("sme_mask", 0))
 
 
 def _pgd_of(kcore: Kcore, mm: int, init_root: int, levels: int) -> int | None:
