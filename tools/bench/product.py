@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import compileall
 import json
+import lzma
+import os
 import re
 import resource
 import shutil
@@ -75,7 +77,9 @@ class Product:
     @cached_property
     def guest(self) -> tuple[str, ...]:
         """Options that name the guest: with Debian's own files if `make corpus` has left them in its cache."""
-        options = ["--guest", str(corpus.unpack(GUEST, self.scratch))]
+        folder = corpus.unpack(GUEST, self.scratch)
+        _unpacked(folder)
+        options = ["--guest", str(folder)]
         if self.image and (modules := corpus.full_modules(GUEST)):
             options += ["--kernel-image", str(self.image), "--modules-dir", str(modules)]
         return tuple(options)
@@ -114,7 +118,11 @@ class Product:
         """A program that imports modules, and does nothing else."""
         wanted = [name for name in modules if name != "__main__"]
         code = f"import importlib\nfor name in {wanted!r}:\n    importlib.import_module(name)\n"
-        return (*self.python, self._launcher("start", code, main=False))
+        return self.program("start", code)
+
+    def program(self, name: str, code: str, *words: str) -> tuple[str, ...]:
+        """A program of our own that can import the agent."""
+        return (*self.python, self._launcher(name, code, main=False), *words)
 
     def _launcher(self, name: str, rest: str, *, main: bool = True) -> str:
         lines = LAUNCHER.format(product=str(self._installed), libraries=sysconfig.get_path("purelib"))
@@ -131,6 +139,23 @@ class Product:
         else:
             subprocess.run([*self.python, "-m", "compileall", "-q", str(target)], check=True)
         return target
+
+
+def _unpacked(folder: Path) -> None:
+    """Have a captured guest's files as a running one has them; those of modules stay packed there, too."""
+    for packed in [file for file in folder.rglob("*.xz") if not file.name.endswith(".ko.xz")]:
+        packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
+        packed.unlink()
+
+
+def peak(command: Sequence[str]) -> float:
+    """MiB that a program has in memory at most."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return used.ru_maxrss / 1024
 
 
 def instructions(command: Sequence[str]) -> float:
