@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The hypercalls. Guest memory is copied once, before any lock: that may wait for user space. */
+#include <linux/log2.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
@@ -44,8 +45,10 @@ static int copy_list_page(struct kvm_vcpu *vcpu, struct request *request, gpa_t 
 	return r;
 }
 
+/* A list that comes by a page again has no end; it is found within three rounds (Brent). */
 static int copy_request(struct kvm_vcpu *vcpu, struct request *request, gpa_t gpa)
 {
+	gpa_t passed = 0;
 	int r;
 
 	while (gpa) {
@@ -55,7 +58,11 @@ static int copy_request(struct kvm_vcpu *vcpu, struct request *request, gpa_t gp
 		if (fatal_signal_pending(current))
 			return -EFAULT;
 		cond_resched();
+		if (is_power_of_2(request->nr_pages))
+			passed = gpa;
 		gpa = request->pages[request->nr_pages - 1]->next_pa;
+		if (gpa == passed)
+			return -E2BIG;
 	}
 	return 0;
 }
