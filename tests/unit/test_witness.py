@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from mbecguard.face import host_cli
-from mbecguard.host.base import HostMode
+from mbecguard.face.look import Look
+from mbecguard.face.witness_text import view
+from mbecguard.host.base import HostMode, TextMode
 from mbecguard.readiness.machines import Guarded
 from mbecguard.readiness.source import Source
 from mbecguard.values.codec import decode, encode
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.witness.look import HostWitness, witness
 from mbecguard.witness.metrics import metrics
-from mbecguard.witness.told import Fetch, Told, parse
+from mbecguard.witness.told import BadStore, Fetch, HeldText, Told, parse
 from tests.hostmaker import DEBUG, FIT, LIMIT, SEALED, Host
 
 UUID = "6b4a3f1c-5a0e-4b5e-9d51-0f6a3c1d2e4f"
@@ -170,3 +172,42 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "mbecguard_host_machine_refused_total" in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o644  # node_exporter is not root
     assert host_cli.main(["witness", "--root", str(tmp_path / "no")]) == Exit.ERROR
+
+
+TEXT = """text 1200 1a00 enforce sites 60694 targets 100227 chunks 3
+text 42 43 log sites 0 targets 0 chunks 0
+text-odd 1
+text-int3 20
+text-tail 30
+text-form 20
+text-unlisted 2
+text-frozen 1
+text-no-int3 0
+text-cmpxchg 1
+bad-store unlisted gpa 1234567 va ffffc90000000567 rip ffffffffc0401000 bytes 90
+bad-store walk gpa 1235000 va 0 rip ffffffff81000000 bytes
+"""
+
+
+def test_text_that_the_host_holds(tmp_path: Path) -> None:
+    (seen,) = look(host(SEALED.replace("violations", f"{TEXT}violations", 1)), tmp_path).machines
+    assert seen.told
+    stores = (
+        BadStore("unlisted", 0x1234567, 0xFFFFC90000000567, 0xFFFFFFFFC0401000, "90"),
+        BadStore("walk", 0x1235000, 0, 0xFFFFFFFF81000000, ""),
+    )
+    assert seen.told.text == HeldText(0x801, TextMode.LOG, 70, 4, stores)
+    told = parse(SEALED)
+    assert told
+    assert told.text is None
+    enforced = parse(SEALED + TEXT.replace("log sites", "enforce sites"))
+    assert enforced
+    assert enforced.text
+    assert enforced.text.mode is TextMode.ENFORCE
+    lines = "\n".join(view(Look(), look(host(SEALED + TEXT), tmp_path / "view")))
+    assert "2049 pages held, 70 stores of patches, 4 other stores logged, and done" in lines
+    assert "unlisted: 90 to 0xffffc90000000567 in page 0x1234567, by 0xffffffffc0401000" in lines
+    assert "walk: an entry of a page table in page 0x1235000" in lines
+    numbers = "\n".join(metrics(look(host(SEALED + TEXT), tmp_path / "again")))
+    assert re.search(r"^mbecguard_host_machine_bad_stores_total\{.*\} 4$", numbers, re.MULTILINE)
+    assert re.search(r"^mbecguard_host_machine_text_pages\{.*\} 2049$", numbers, re.MULTILINE)

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mbecguard.face.look import Look, plural
+from mbecguard.host.base import TextMode
 from mbecguard.readiness.machines import Guarded
 from mbecguard.witness.look import HostWitness, Seen
-from mbecguard.witness.told import Told
+from mbecguard.witness.told import HeldText, Told
 
 _STATE = {Guarded.SEALED: "green", Guarded.RESTRICTED: "yellow"}
 
@@ -43,4 +44,14 @@ def _told(look: Look, told: Told) -> Iterator[str]:
     yield from look.row("denied", f"fetches: {told.denied}{granted}", "yellow" if told.denied else "")
     for fetch in told.last:
         yield from look.row("", f"vCPU {fetch.vcpu}: address {fetch.va:#x} in page {fetch.gpa:#x}")
+    if told.text:
+        yield from _text(look, told.text)
     yield from look.row("refused", plural(told.refused, "attempt"))
+
+
+def _text(look: Look, text: HeldText) -> Iterator[str]:
+    bad = f"{plural(text.bad, 'other store')} {'refused' if text.mode is TextMode.ENFORCE else 'logged, and done'}"
+    yield from look.row("text", f"{plural(text.pages, 'page')} held, {text.patches} stores of patches, {bad}")
+    for store in text.last:
+        what = f"{store.bytes} to {store.va:#x}" if store.va else "an entry of a page table"
+        yield from look.row("", f"{store.reason}: {what} in page {store.gpa:#x}, by {store.rip:#x}")

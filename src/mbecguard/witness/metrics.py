@@ -37,6 +37,24 @@ METRICS = (
     Metric("generation", "gauge", "Another one after each change and each reset.", lambda told: {"": told.generation}),
     Metric("denied_fetches_total", "counter", "Denied fetches since the reset.", lambda told: {"": told.denied}),
     Metric("refused_total", "counter", "What a pin or the seal forbade since the reset.", lambda t: {"": t.refused}),
+    Metric(
+        "text_pages",
+        "gauge",
+        "Pages of kernel text that the host holds.",
+        lambda t: {"": t.text.pages} if t.text else {},
+    ),
+    Metric(
+        "text_patches_total",
+        "counter",
+        "Stores to it since the reset that are patches of the kernel's own.",
+        lambda told: {"": told.text.patches} if told.text else {},
+    ),
+    Metric(
+        "bad_stores_total",
+        "counter",
+        "Other stores to it since the reset.",
+        lambda told: {"": told.text.bad} if told.text else {},
+    ),
     Metric("pinned", "gauge", "Bits that cannot be cleared.", lambda told: dict.fromkeys(told.pins, 1), "bit"),
 )
 PREFIX = "mbecguard_host"

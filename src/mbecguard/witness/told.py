@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mbecguard.host.base import HostMode, Permission, Protection
+from mbecguard.host.base import HostMode, Permission, Protection, TextMode
 from mbecguard.host.wire import PINS, PINS_IF_ON, map_digest
 from mbecguard.values.codec import Hex
 from mbecguard.values.pages import PageRange
@@ -22,6 +22,14 @@ _FETCH = re.compile(r"^violation vcpu (\d+) gpa ([0-9a-f]+) va ([0-9a-f]+) error
 _NUMBERS = re.compile(
     r"^(mode|generation|granted|refused|violations|boundaries|sealed) (\d{1,20})$", re.ASCII | re.MULTILINE
 )
+_TEXT = re.compile(r"^text ([0-9a-f]{1,16}) ([0-9a-f]{1,16}) (log|enforce) sites ", re.ASCII | re.MULTILINE)
+_STORES = re.compile(r"^text-([a-z0-9-]{1,20}) (\d{1,20})$", re.ASCII | re.MULTILINE)
+_STORE = re.compile(
+    r"^bad-store ([a-z0-9-]{1,20}) gpa ([0-9a-f]+) va ([0-9a-f]+) rip ([0-9a-f]+) bytes ?([0-9a-f ]*)$",
+    re.ASCII | re.MULTILINE,
+)
+PATCHES = frozenset({"int3", "tail", "form"})  #: stores that are steps of the kernel's own patches
+ODD = "odd"  #: counts no store, but sites that stood in no form when their text came
 _PINNED = re.compile(r"^pinned ([0-9a-f]{1,16}) ([0-9a-f]{1,16})$", re.ASCII | re.MULTILINE)
 
 
@@ -33,6 +41,28 @@ class Fetch:
     gpa: Hex
     va: Hex
     error: Hex  #: as KVM has it (PFERR_*)
+
+
+@dataclass(frozen=True, slots=True)
+class BadStore:
+    """A store to kernel text that is no patch; the addresses, in bytes, are the guest's."""
+
+    reason: str  #: see docs/HOST-ABI.md
+    gpa: Hex
+    va: Hex
+    rip: Hex  #: of the instruction
+    bytes: str  #: hexadecimal, the first eight
+
+
+@dataclass(frozen=True, slots=True)
+class HeldText:
+    """Kernel text that the host holds for a machine."""
+
+    pages: int
+    mode: TextMode  #: the weakest of all of it
+    patches: int  #: stores that were accepted, since the reset
+    bad: int  #: the others, refused or logged
+    last: tuple[BadStore, ...]  #: the oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +80,7 @@ class Told:
     refused: int  #: what a pin, a seal or the lack of SMRAM forbade, since the reset
     granted: int  #: pages that mode audit lets run
     last: tuple[Fetch, ...]  #: denied fetches, the oldest first
+    text: HeldText | None = None  #: null: it holds none
 
 
 def parse(text: str) -> Told | None:
@@ -70,9 +101,27 @@ def parse(text: str) -> Told | None:
             refused=numbers["refused"],
             granted=numbers["granted"],
             last=tuple(Fetch(int(v), int(g, 16), int(a, 16), int(e, 16)) for v, g, a, e in _FETCH.findall(text)),
+            text=_held(text),
         )
     except (KeyError, ValueError):
         return None
+
+
+def _held(text: str) -> HeldText | None:
+    objects = [(PageRange(int(start, 16), int(end, 16)), mode) for start, end, mode in _TEXT.findall(text)]
+    if not objects:
+        return None
+    stores = {reason: int(count) for reason, count in _STORES.findall(text) if reason != ODD}
+    return HeldText(
+        pages=sum(len(pages) for pages, _ in objects),
+        mode=min(TextMode[mode.upper()] for _, mode in objects),
+        patches=sum(count for reason, count in stores.items() if reason in PATCHES),
+        bad=sum(count for reason, count in stores.items() if reason not in PATCHES),
+        last=tuple(
+            BadStore(reason, int(gpa, 16), int(va, 16), int(rip, 16), code)
+            for reason, gpa, va, rip, code in _STORE.findall(text)
+        ),
+    )
 
 
 _KEPT = Permission.EXEC | Permission.IMMUTABLE
