@@ -81,6 +81,9 @@ def test_kprobes_and_livepatches_are_read_from_their_folders(live: Path) -> None
 def test_everybody_who_hooks_functions_is_in_one_list(live: Path) -> None:
     put(live, TRACED, "do_sys_openat2 (2) R   \ttramp: ftrace_regs_caller+0x0/0x65\nvfs_read (1)\n")
     assert uses(Tree(live), symbols(INTERPRETER)).traced == Known(2)
+    more = "bpf_lsm_file_open (1) R   D   M \ttramp: ftrace_regs_caller+0x0/0x65\n\tdirect-->bpf_trampoline_6442\n"
+    put(live, TRACED, f"{more}vfs_read (1)\n")
+    assert uses(Tree(live), symbols(INTERPRETER)).traced == Known(2)
 
 
 def test_a_list_that_may_not_be_read_is_unknown(tmp_path: Path, live: Path) -> None:

@@ -57,7 +57,7 @@ def uses(tree: Tree, symbols: Kallsyms) -> Uses:
     on_ftrace = Known([line for line in probes.value if "[FTRACE]" in line]) if isinstance(probes, Known) else probes
     return Uses(
         bpf_trampolines=_bpf_trampolines(tree, symbols),
-        traced=_count(_lines(tree, TRACED)),
+        traced=_count(_functions(_lines(tree, TRACED))),
         kprobes=_count(probes),
         ftrace_kprobes=_count(on_ftrace),
         livepatches=tree.fact_of_names(LIVEPATCHES),
@@ -86,6 +86,13 @@ def hides_bpf(tree: Tree) -> Unknown | None:
 def _lines(tree: Tree, path: str) -> Fact[list[str]]:
     fact = tree.fact(path, MOUNTS[path])
     return Known(fact.value.splitlines()) if isinstance(fact, Known) else fact
+
+
+def _functions(lines: Fact[list[str]]) -> Fact[list[str]]:
+    """Without the lines that say more of the function before: kernel/trace/ftrace.c t_show()."""
+    if not isinstance(lines, Known):
+        return lines
+    return Known([line for line in lines.value if not line[:1].isspace()])
 
 
 def _count(fact: Fact[list[str]]) -> Fact[int]:
