@@ -143,7 +143,7 @@ ATTACKED: Expected = {
     "foreign-before": "0",
     **same(" ".join(f"{name}-after" for name in BY_OTHERS.split()), "as-before"),
     "foreign": "1",
-    "counted": re.compile("[5-9]"),
+    "counted": re.compile("[4-9]"),  # one less where no security module has a static call
 }
 PHASED: Expected = {
     **same(PHASES, "done"),
@@ -187,7 +187,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "check": "0 0",
             "lock": "0 sealed",
             "level": "text lsm mitigations",
-            "sealed": re.compile("0 sealed 4[0-9]{3}"),
+            "sealed": re.compile("0 sealed [34][0-9]{3}"),
             "holds": "2 2 2",
             "own": "1",
             **PHASED,
@@ -220,7 +220,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         {
             **BEFORE,
             "handed": re.compile(
-                "store ran, then denied; patch ran; [0-9]{5} sites, [0-9]{4,5} frozen; 4[0-9]{3} pages"
+                "store ran, then denied; patch ran; [0-9]{5} sites, [0-9]{1,5} frozen; [34][0-9]{3} pages"
             ),
             **PHASED,
             **ATTACKED,
