@@ -7,7 +7,7 @@ import re
 
 from ..layers import Host, Userland
 from ..verdict import Expected
-from .product import UNHARMED
+from .product import REFUSED, UNHARMED
 from .scenario import Scenario, Setting, same
 
 DENIED, DONE = "trap 14 cr2 target", "stored"
@@ -180,7 +180,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         workload
         fact unpatched "$(($(word 17) - bad))"
         {ATTACKS}
-        fact audit "$(agent audit --json --set audit.text=true) $(claim text-unchanged) $(claim text-held)"
+        agent audit --json --set audit.text=true >/dev/null
+        fact audit "$(PYTHONPATH=/lab/agent python3 /lab/helpers/text.py claim) $(claim text-held)"
         fact told "$(agent status --json) $(field state) $(field text bad)"
         fact alive "$(t run 0) $(usertool run 0)"
         """,
@@ -188,13 +189,14 @@ SCENARIOS: tuple[Scenario, ...] = (
             **BEFORE,
             "check": "0 0",
             "lock": "0 sealed",
-            "level": "text lsm mitigations",
+            "level": "text lsm; mitigations",
             "sealed": re.compile("0 sealed [34][0-9]{3}"),
             "holds": "2 2 2",
             "own": "1",
             **PHASED,
+            "unload": REFUSED,  # modules are frozen
             **ATTACKED,
-            "audit": "0 pass warn",
+            "audit": "pass warn",
             "told": re.compile("0 sealed [1-9][0-9]*"),
             "alive": "ran ran",
         },
