@@ -16,8 +16,8 @@ struct mbecg_seen {
 };
 
 extern const char mbecg_canary[];
-/* A page of text, all of it 0xcc, that nothing ever runs. */
-extern const u8 mbecg_target[];
+/* A page of text, all of it 0xcc, that nothing ever runs. Not const: it changes under the compiler. */
+extern u8 mbecg_target[];
 /* The timer's way out of an instruction that neither runs nor traps. */
 extern const char mbecg_looped[];
 

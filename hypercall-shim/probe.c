@@ -278,7 +278,7 @@ static int store_raw(u8 *at, u8 value, u64 *cr2)
 static int probe_store(struct mbecguard_probe *probe)
 {
 	struct page *page = vmalloc_to_page(mbecg_target);
-	u8 before = *mbecg_target, after;
+	u8 before = READ_ONCE(*mbecg_target), after;
 	unsigned long flags;
 	u64 cr2, unused;
 	u8 *alias;

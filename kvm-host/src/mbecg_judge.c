@@ -44,6 +44,7 @@ static const struct form forms[] = {
 	{ MBECG_SITE_HOOK, 5, 5, 0xff, NOWHERE, { 0x0f, 0x1f, 0x44, 0x00, 0x00 } },
 	{ MBECG_SITE_HOOK, 5, 1, 0xff, FTRACE, { 0xe8 } },
 	{ MBECG_SITE_HOOK, 5, 1, 0xff, HOOK, { 0xe8 } },
+	{ MBECG_SITE_HOOK, 5, 1, 0xff, HOOK, { 0xe9 } },
 };
 
 static bool is_target(const struct mbecg_table *table, u32 offset)

@@ -16,7 +16,7 @@
 #define MAX_SITES	24
 #define MAX_TARGETS	6
 #define MAX_HOOKS	600
-#define MAX_FORMS	(MAX_TARGETS * 16 + 8 + MAX_HOOKS)
+#define MAX_FORMS	(MAX_TARGETS * 16 + 8 + 2 * MAX_HOOKS)
 
 struct text {
 	u8 bytes[SIZE + 8];
@@ -104,8 +104,10 @@ static u32 write_out(const struct text *text, const struct mbecg_site *site, u8 
 		nr = add(forms, nr, "\xc3\xcc\xcc\xcc\xcc", 5);
 	for (i = 0; (kind == MBECG_SITE_MCOUNT || kind == MBECG_SITE_HOOK) && i < 2; i++)
 		nr = add_branch(forms, nr, "\xe8", 1, end, text->table.ftrace[i], 4);
-	for (i = text->table.hooks[0]; kind == MBECG_SITE_HOOK && i != text->table.hooks[1]; i++)
+	for (i = text->table.hooks[0]; kind == MBECG_SITE_HOOK && i != text->table.hooks[1]; i++) {
 		nr = add_branch(forms, nr, "\xe8", 1, end, i, 4);
+		nr = add_branch(forms, nr, "\xe9", 1, end, i, 4);
+	}
 	for (i = 0; i < MAX_TARGETS; i++) {
 		if (kind == MBECG_SITE_CALL || kind == MBECG_SITE_FTRACE_CALL)
 			nr = add_branch(forms, nr, "\xe8", 1, end, text->targets[i], 4);
@@ -172,9 +174,14 @@ static u32 random_store(const struct text *text, u8 *value, u32 *size)
 {
 	const struct mbecg_site *site = &text->sites[below(text->table.nr_sites)];
 	u32 length = site->kind_length & 15, at = below(length), i;
-	u8 forms[MAX_FORMS][6];
+	u32 edge = below(2) ? text->table.hooks[0] - 1 : text->table.hooks[1];
+	u8 forms[MAX_FORMS][6], beyond[1][6];
 	const u8 *form = forms[below(write_out(text, site, forms))];
 
+	if (site->kind_length >> 4 == MBECG_SITE_HOOK && !below(3)) {
+		add_branch(beyond, 0, below(2) ? "\xe8" : "\xe9", 1, site->offset + length, edge, 4);
+		form = beyond[0];
+	}
 	if (!below(4)) {
 		*size = 1 + below(8);
 		for (i = 0; i < *size; i++)
