@@ -203,7 +203,10 @@ def test_the_alerts_of_the_bad_guest_fire_and_none_of_the_good_one(prometheus: P
 
     data = prometheus.wait("alerts", lambda data: wanted <= active(data))
     assert active(data) == wanted
-    assert {one["labels"]["instance"] for one in data["alerts"]} == {prometheus.instance("bad")}
+    others = {(one["labels"]["instance"], one["labels"]["alertname"]) for one in data["alerts"]}
+    others -= {(prometheus.instance("bad"), name) for name in wanted}
+    # The test of the dashboard has it deny two fetches; whether that is seen in time depends on the machine.
+    assert others <= {(prometheus.instance("good"), "MbecguardDeniedFetch")}
     rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert {rule["health"] for rule in rules} == {"ok"}
     assert len(rules) == RULES.read_text().count("- alert:")
