@@ -74,9 +74,9 @@ def _cache(folder: Path, image: Path, note: Note) -> SectionCache:
         known = SectionCache(folder, build_id, note)
         if known.has(image) and known.kernel_file(image, contents).build_id == build_id:
             return known
-    build_id = SectionCache(None, "").kernel_file(image, contents).build_id
-    cache = SectionCache(folder, build_id, note)
-    cache.kernel_file(image, contents)
+    learnt = SectionCache(None, "", note)
+    cache = SectionCache(folder, learnt.kernel_file(image, contents).build_id, note)
+    cache.adopt(learnt)
     return cache
 
 

@@ -99,6 +99,14 @@ class SectionCache:
         """Paths where such a module was once read; `module_file` knows what is there now."""
         return self._places.get((name, build_id), [])
 
+    def adopt(self, other: SectionCache) -> None:
+        """Know what another has learnt, before anybody could tell which kernel it was of."""
+        self._entries |= other._entries
+        self._files |= other._files
+        self._images |= other._images
+        self._asked |= other._asked
+        self._learnt = True
+
     def forget_others(self) -> None:
         """Drop what was not asked for."""
         kept = {key: entry for key, entry in self._entries.items() if key in self._asked}
