@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from mbecguard.values.errors import die
 from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PageRange
 
+CODE = b"tTwW"  #: letters of symbols that are code
 _NAME, _BLANK, _BRACKET = 19, ord(" "), ord("]")  # where a name begins in a line, and what stands around it
 NAMED_DISTANCE = 1 << 30  #: bytes behind a symbol in which it still says something about an address
 KERNEL_HALF = 1 << 63  #: lowest address that can only be a kernel address, 4 or 5 levels of page tables
@@ -99,7 +100,7 @@ class Kallsyms:
         """All symbols of a name, in file order: several static functions may share one. Code, if any of them is."""
         needle = b" " + name.encode(errors="replace")
         found = [
-            (self._data[position - 1 : position] in b"tTwW", self._line(position))
+            (self._data[position - 1 : position] in CODE, self._line(position))
             for position in self._places(needle)
             if self._data[position + len(needle) : position + len(needle) + 1] in (b"\n", b"\t", b"")
         ]

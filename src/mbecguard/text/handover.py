@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from mbecguard.guest.procfs import Kallsyms
+from mbecguard.guest.procfs import CODE, Kallsyms
 from mbecguard.guest.source import Guest
 from mbecguard.host.text import OFFSETS, SiteForm, TextObject, TextSite
 from mbecguard.text.frozen import HOOKED, keys_of
 from mbecguard.text.kinds import JUMP_LABEL, STATIC_CALL, TRAMPOLINE
-from mbecguard.text.look import kernel_reference, look, spot_told
+from mbecguard.text.look import look_at_kernel, spot_told
 from mbecguard.text.reference import NOWHERE, Reference, Sites
 from mbecguard.text.tables import matching
 from mbecguard.values.errors import die
@@ -31,7 +31,6 @@ _FORMS: dict[str, tuple[tuple[bytes, SiteForm], ...]] = {
 }
 _TRACERS = ("ftrace_caller", "ftrace_regs_caller")
 _KEY, _SCT = "__SCK__", "__SCT__"  # of a static call: its key, and its trampoline
-_CODE = b"tTwW"
 ENDBR_BYTES = 4
 
 
@@ -81,10 +80,9 @@ def handed_over(
     Dies if it is not as its file says, or cannot be compared.
     """
     symbols = Kallsyms(guest.tree.data("proc/kallsyms") or b"")
-    found = look(guest, symbols, cache, note, modules=False)
+    found, reference = look_at_kernel(guest, symbols, cache, note)
     if found.spots:
         die(f"kernel text is not as its file says: {spot_told(found.spots[0])}", "`mbecguard audit` has all of it")
-    reference = kernel_reference(guest, symbols, cache, note)
     kernel = kernel_text(reference, symbols, text_pfn, frozen=frozen, hooks=hooks, logs=logs)
     return target_page(target_pfn, logs=logs), kernel
 
@@ -100,10 +98,12 @@ class _Marks:
     """
 
     def __init__(self, base: int, lines: Iterable[bytes], patterns: tuple[str, ...]) -> None:
-        calls = (pattern.replace(_KEY, _SCT) for pattern in patterns if pattern.startswith(_KEY))
-        self.keys = frozenset(_offsets(base, lines, patterns))
-        self.trampolines = frozenset(_offsets(base, lines, tuple(calls)))
-        self._hooked = frozenset(_offsets(base, lines, HOOKED.keys))
+        named = [(line[19:].decode(errors="replace"), (int(line[:16], 16) - base) % OFFSETS) for line in lines]
+        calls = tuple(pattern.replace(_KEY, _SCT) for pattern in patterns if pattern.startswith(_KEY))
+        self.keys, self.trampolines, self._hooked = (
+            frozenset(offset for name, offset in named if any(matching(pattern, name) for pattern in meant))
+            for meant in (patterns, calls, HOOKED.keys)
+        )
 
     def hooked(self, place: int) -> bool:
         """Whether the entry of a function at a place is a hook; an ENDBR can be in front of it."""
@@ -114,13 +114,6 @@ class _Marks:
         return (
             place in self.trampolines if kind == TRAMPOLINE else kind in (JUMP_LABEL, STATIC_CALL) and key in self.keys
         )
-
-
-def _offsets(base: int, lines: Iterable[bytes], patterns: tuple[str, ...]) -> Iterator[int]:
-    for line in lines:
-        name = line[19:].decode(errors="replace")
-        if any(matching(pattern, name) for pattern in patterns):
-            yield (int(line[:16], 16) - base) % OFFSETS
 
 
 def _sites(reference: Reference, found: Sites, marks: _Marks) -> Iterator[TextSite]:
@@ -152,7 +145,7 @@ def _apart(sites: Iterable[TextSite]) -> Iterator[TextSite]:
 
 def _starts(base: int, lines: Iterable[bytes], size: int) -> tuple[int, ...]:
     """Where functions of the kernel proper start, that run once excepted."""
-    offsets = {(int(line[:16], 16) - base) % OFFSETS for line in lines if line[17] in _CODE}
+    offsets = {(int(line[:16], 16) - base) % OFFSETS for line in lines if line[17] in CODE}
     return tuple(sorted(offset for offset in offsets if offset < size))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,44 +86,34 @@ def look(
     cache_dir: Path | None,
     note: Note = unnoted,
     sleep: Callable[[float], None] = time.sleep,
-    *,
-    modules: bool = True,
 ) -> TextLook:
-    """Compare the text of the kernel, and that of modules unless these are left out.
+    """Compare the text of kernel and modules. Dies if memory, symbols or the kernel's file cannot be read."""
+    with _looking(guest, kallsyms, cache_dir, note, sleep) as looker:
+        looker.kernel()
+        looker.modules()
+        return looker.result()
 
-    Dies if memory, symbols or the kernel's file cannot be read.
-    """
+
+def look_at_kernel(
+    guest: Guest, kallsyms: Kallsyms, cache_dir: Path | None, note: Note = unnoted
+) -> tuple[TextLook, Reference]:
+    """The same of the kernel alone, and what its file says of its text."""
+    with _looking(guest, kallsyms, cache_dir, note, time.sleep) as looker:
+        reference = looker.kernel()
+        return looker.result(), reference
+
+
+@contextmanager
+def _looking(
+    guest: Guest, kallsyms: Kallsyms, cache_dir: Path | None, note: Note, sleep: Callable[[float], None]
+) -> Iterator[_Looker]:
     if "stuffing" in known(guest.tree.fact(_STUFFED), "").lower():
         die("call depth tracking (retbleed=stuff) patches every call", "such text is not compared")
     note("text")
     with guest.memory.contents() as memory:
         looker = _Looker(guest, kallsyms, memory, TextCache(cache_dir), Accepted.at(cache_dir), note, sleep)
-        found = looker.look(modules=modules)
+        yield looker
         looker.accepted.save()
-        return found
-
-
-def kernel_reference(guest: Guest, kallsyms: Kallsyms, cache_dir: Path | None, note: Note = unnoted) -> Reference:
-    """What the file of the running kernel says of its text. Dies if it cannot be read."""
-    return _kernel_reference(guest, kallsyms, TextCache(cache_dir), note, Images(guest, SectionCache(None, ""), set()))
-
-
-def _kernel_reference(guest: Guest, kallsyms: Kallsyms, cache: TextCache, note: Note, images: Images) -> Reference:
-    build_id = notes_build_id(guest.tree.data("sys/kernel/notes") or b"")
-
-    def read() -> Reference:
-        note("kernel image")
-        file = images.kernel(build_id)
-        if file.file is None or file.image is None or file.image.build_id != build_id:
-            die(file.problem or "no file has the build-id of the running kernel", file.hint)
-        symbols = Symbols.of(kallsyms).all()
-        return read_kernel_text(file.file.read_bytes(), file.file.name, symbols, _text_va(kallsyms))
-
-    return cache.get(build_id, read)
-
-
-def _text_va(kallsyms: Kallsyms) -> int:
-    return kallsyms.address("_text") or die("/proc/kallsyms hides addresses", "read it as root")
 
 
 @dataclass
@@ -151,45 +142,63 @@ class _Looker:
         """Where kprobes are."""
         return kprobes.probes(self.guest.tree, self.symbols)
 
-    def look(self, *, modules: bool) -> TextLook:
-        """The kernel, then each module."""
-        loaded = self._loaded()
-        images = Images(self.guest, SectionCache(None, ""), set(loaded))
-        self._kernel(images)
-        for name, module in sorted(loaded.items()) if modules else ():
+    @cached_property
+    def images(self) -> Images:
+        """The files of the kernel, and of the modules that are loaded at first."""
+        return Images(self.guest, SectionCache(None, ""), set(self.loaded))
+
+    @cached_property
+    def loaded(self) -> dict[str, LoadedModule]:
+        """The modules, as they are at first."""
+        return self._loaded()
+
+    def modules(self) -> None:
+        """Compare each module; of one that cannot be compared it is noted why."""
+        for name, module in sorted(self.loaded.items()):
             try:
                 if module.state == "Live":
-                    self._module(name, images)
+                    self._module(name)
             except UserError as error:
                 self.found.problems.append(f"{name}: {error.message}")
-        return self._result(self._loaded())
 
     def _loaded(self) -> dict[str, LoadedModule]:
         return {module.name: module for module in parse_modules(self.guest.tree.text("proc/modules") or "")}
 
-    def _result(self, loaded: Iterable[str]) -> TextLook:
-        found = self.found
-        spots = [spot for spot in found.spots if spot.owner in (KERNEL, *loaded)]  # some went while this looked
+    def result(self) -> TextLook:
+        """What was found, but of modules that went while this looked."""
+        found, loaded = self.found, self._loaded()
+        spots = [spot for spot in found.spots if spot.owner in (KERNEL, *loaded)]
         problems = tuple(problem for problem in found.problems if problem.partition(":")[0] in loaded)
         return TextLook(
             found.bytes, found.sites, found.modules, tuple(spots[:SHOWN]), len(spots), found.untold, problems
         )
 
-    def _kernel(self, images: Images) -> None:
-        reference = _kernel_reference(self.guest, self.kallsyms, self.cache, self.note, images)
+    def kernel(self) -> Reference:
+        """Compare the kernel; what its file says of its text."""
+        build_id = notes_build_id(self.guest.tree.data("sys/kernel/notes") or b"")
+
+        def read() -> Reference:
+            self.note("kernel image")
+            file = self.images.kernel(build_id)
+            if file.file is None or file.image is None or file.image.build_id != build_id:
+                die(file.problem or "no file has the build-id of the running kernel", file.hint)
+            return read_kernel_text(file.file.read_bytes(), file.file.name, self.symbols.all(), self._text_va)
+
+        reference = self.cache.get(build_id, read)
         moved = self._text_va - reference.pieces[0].va
         self._compare(KERNEL, reference, addresses_of(reference.pieces, moved), lambda: [moved])
+        return reference
 
     @property
     def _text_va(self) -> int:
-        return _text_va(self.kallsyms)
+        return self.kallsyms.address("_text") or die("/proc/kallsyms hides addresses", "read it as root")
 
-    def _module(self, name: str, images: Images) -> None:
+    def _module(self, name: str) -> None:
         build_id = module_build_id(self.guest.tree, name)
 
         def read() -> Reference:
             self.note(name)
-            file = images.module(name, build_id)
+            file = self.images.module(name, build_id)
             if file.file is None or file.image is None:
                 die(file.problem, file.hint)
             if build_id and file.image.build_id not in ("", build_id):

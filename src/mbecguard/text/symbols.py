@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mbecguard.guest.procfs import Kallsyms
+from mbecguard.guest.procfs import CODE, Kallsyms
 from mbecguard.guest.source import Contents
 from mbecguard.text.forms import Targets
 
@@ -16,7 +16,7 @@ _TRACERS = ("ftrace_caller", "ftrace_regs_caller", "__fentry__")
 _TRACER_TAG, _BPF_TAG, _BPF_TRAMPOLINE = b"__builtin__ftrace", b"bpf", b"bpf_trampoline_"
 _SLOTS = b"__builtin__kprobes"
 _MADE = frozenset((_TRACER_TAG, _BPF_TAG, _SLOTS))
-_CODE, _LOWER = b"tTwW", ord("a")
+_LOWER = ord("a")
 #: arch/x86/lib/retpoline.S: __x86_return_thunk, its_return_thunk, srso_return_thunk and others.
 _RETURN_THUNK = b"return_thunk"
 _EXPORTED = b"__ksymtab_"
@@ -44,7 +44,7 @@ class Symbols:
             kallsyms,
             {line[19:]: line[:16] for line in own if line[17] < _LOWER},
             {(tag, name): digits for digits, name, tag in tagged},
-            frozenset([line[:16] for line in (*own, *others) if line[17] in _CODE]),
+            frozenset([line[:16] for line in (*own, *others) if line[17] in CODE]),
             {name[len(_EXPORTED) :]: tag for _, name, tag in tagged if name.startswith(_EXPORTED)},
             tuple((digits, name, tag) for digits, name, tag in tagged if tag in _MADE),
         )
