@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import reduce
 from itertools import islice, pairwise
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE, PageRange
 LINKS = 24  #: bytes
 LIST_PAGES = 1024  #: of one object
 OFFSETS = 1 << 32
+DIGEST_BYTES = 32
+NOTHING = bytes(DIGEST_BYTES).hex()  #: digest of a host that was given no text
 
 _LINKS, _PART = struct.Struct("<QQQ"), struct.Struct("<II")
 _HEAD, _SITE, _TARGET = struct.Struct("<QQIIIIIIII"), struct.Struct("<IIHBB"), struct.Struct("<I")
@@ -138,23 +141,13 @@ def _part_of(page: bytes) -> tuple[_Part, int]:
 
 def digest_of(texts: Iterable[TextObject]) -> str:
     """What a host tells that was given these, in that order: hexadecimal."""
-    digest = bytes(32)
-    for text in texts:
-        digest = _folded(digest, list_digest(encode(text)))
-    return digest.hex()
-
-
-def list_digest(pages: Iterable[bytes]) -> bytes:
-    """That of the list of one object, whatever its links."""
-    digest = bytes(32)
-    for page in pages:
-        digest = _folded(digest, page[LINKS:])
-    return digest
+    return reduce(fold, texts, NOTHING)
 
 
 def fold(digest: str, text: TextObject) -> str:
     """That of a host with one object more."""
-    return _folded(bytes.fromhex(digest), list_digest(encode(text))).hex()
+    pages = reduce(_folded, (page[LINKS:] for page in encode(text)), bytes(DIGEST_BYTES))
+    return _folded(bytes.fromhex(digest), pages).hex()
 
 
 def _folded(digest: bytes, data: bytes) -> bytes:

@@ -190,6 +190,17 @@ def map_digest(entries: Iterable[Protection]) -> str:
     return sha.hexdigest()
 
 
+def digest_words(first: Word, digest: str) -> dict[int, int]:
+    """A digest as the words of the extended query that tell it, of which this is the first."""
+    data = bytes.fromhex(digest)
+    return {first + nr: int.from_bytes(data[4 * nr : 4 * nr + 4]) for nr in range(DIGEST_WORDS)}
+
+
+def _digest(ask: Callable[[int], int], first: Word) -> str:
+    """The inverse."""
+    return "".join(f"{ask(first + nr) & 0xFFFFFFFF:08x}" for nr in range(DIGEST_WORDS))
+
+
 def ask_most(ask: Callable[[int], int]) -> int:
     """How many ranges a host takes in a request like a lock's: one denies all, the others are disjoint.
 
@@ -209,7 +220,7 @@ def ask_text(ask: Callable[[int], int]) -> HostText | None:
         offers=TextMode(word & 3),
         holds=TextMode(word >> 2 & 3),
         pages=word >> 32,
-        digest="".join(f"{ask(Word.TEXT_DIGEST + nr) & 0xFFFFFFFF:08x}" for nr in range(DIGEST_WORDS)),
+        digest=_digest(ask, Word.TEXT_DIGEST),
         patches=ask(Word.PATCHES),
         bad=ask(Word.BAD_STORES),
         last_bad=ask(Word.LAST_BAD),
@@ -232,10 +243,9 @@ def ask_details(ask: Callable[[int], int]) -> HostDetails | None:
 
 
 def _details(words: dict[int, int]) -> HostDetails:
-    digest = (words[Word.DIGEST + nr] & 0xFFFFFFFF for nr in range(DIGEST_WORDS))
     ones = {0: words[Word.CR0], 4: words[Word.CR4]}
     return HostDetails(
-        map_digest="".join(f"{word:08x}" for word in digest),
+        map_digest=_digest(words.__getitem__, Word.DIGEST),
         denied=words[Word.DENIED],
         refused=words[Word.REFUSED],
         pins=tuple(name for name, (register, bit) in (PINS | PINS_IF_ON).items() if ones[register] & bit),

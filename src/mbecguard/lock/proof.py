@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from mbecguard.host.base import Host, HostErrno, HostRefusedError, Outcome, Permission, Protection
-from mbecguard.plan.policy import CodeKind
+from mbecguard.plan.policy import CodeKind, Level
 from mbecguard.plan.value import Plan
 from mbecguard.records.reasons import Reason, reason
-from mbecguard.records.record import Evidence, Probe, is_proof
+from mbecguard.records.record import Evidence, Probe, is_proof, proves_text
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.pages import PageRange, PageSet
 
@@ -84,9 +84,9 @@ class Prober:
         """Write to the target page as an attacker would."""
         self.keep(probe, self.host.run_store(), self.host.target_pfn or 0)
 
-    def believe(self) -> None:
-        """Go on only with evidence of all kinds and none against. Raises DegradedError."""
-        if not is_proof(self.found):
+    def believe(self, level: Level = Level.EXEC) -> None:
+        """Go on only with evidence of all kinds that a level needs, and none against. Raises DegradedError."""
+        if not (is_proof(self.found) and proves_text(self.found, level)):
             wrong = [f"{e.probe}: {e.outcome.value}" for e in self.found if not e.holds] or ["evidence is missing"]
             raise DegradedError(reason("not-enforced", evidence="; ".join(wrong)), Exit.NOT_ENFORCED)
 

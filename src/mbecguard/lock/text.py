@@ -8,9 +8,11 @@ that fails later leaves it with the host, which accepts the kernel's own patches
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import accumulate
 
 from mbecguard.host.base import Host, HostText, Outcome, TextMode
-from mbecguard.host.text import TextObject, digest_of
+from mbecguard.host.text import NOTHING, fold
 from mbecguard.lock.check import refuse
 from mbecguard.lock.context import Context
 from mbecguard.plan.policy import Level
@@ -46,7 +48,8 @@ def keep_text(lock: Context) -> None:
         texts = lock.texts(lock.plan, lock.planned_by)
     if lock.host.target_pfn is None:
         refuse("this host brings no page of text to write to, so nothing could be proven", "load the mbecguard shim")
-    held = _held(lock, texts)
+    digests = [*accumulate(texts, fold, initial=NOTHING)]
+    held = _held(lock, digests)
     if not held:
         lock.prober.run_store(Probe.STORE_BEFORE)
         lock.prober.believe()
@@ -55,17 +58,15 @@ def keep_text(lock: Context) -> None:
     lock.prober.believe()
     for text in texts[max(held, 1) :]:
         lock.host.hand_over(text)
-    lock.text_digest = digest_of(texts)
+    lock.text_digest = digests[-1]
     prove_text(lock)
     lock.say(Event.TEXT_HELD, pages=str(sum(len(t.pages) for t in texts)), level=level, digest=lock.text_digest)
 
 
-def _held(lock: Context, texts: Sequence[TextObject]) -> int:
-    """How many of them the host has, from an attempt before."""
-    told = told_of(lock)
-    for count in range(len(texts) + 1):
-        if told.digest == digest_of(texts[:count]):
-            return count
+def _held(lock: Context, digests: Sequence[str]) -> int:
+    """How many objects the host has, from an attempt before; by the digest with none, with one, and so on."""
+    with suppress(ValueError):
+        return digests.index(told_of(lock).digest)
     refuse(
         "the host holds kernel text that was handed over otherwise, by somebody else or with another policy.level",
         "only a reset of the guest takes it back",
@@ -97,7 +98,7 @@ def prove_text(lock: Context) -> None:
     right = took and after.holds is HOLDS[lock.planned_by.level]
     lock.prober.keep(Probe.PATCH, outcome if right or outcome is Outcome.DENIED else Outcome.NO_VERDICT, 0)
     lock.note()
-    lock.prober.believe()
+    lock.prober.believe(lock.planned_by.level)
 
 
 def keep_again(lock: Context, digest: str) -> None:

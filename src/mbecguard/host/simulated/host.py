@@ -116,7 +116,7 @@ class SimulatedHost:
 
     def most_ranges(self) -> int:
         """How many ranges a lock's request may have."""
-        return ask_most(lambda word: self._call(PROTECT_MEMORY, 0, QUERY_MAGIC + word, "query"))
+        return ask_most(self._ask)
 
     def protect(self, request: Sequence[Protection]) -> None:
         """Change permissions, all or nothing; an empty request asks for nothing."""

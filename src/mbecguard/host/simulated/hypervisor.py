@@ -21,7 +21,6 @@ from mbecguard.host.wire import (
     CR4_SMEP,
     CR4_UMIP,
     CR4_VMXE,
-    DIGEST_WORDS,
     LOCK_CR_UPDATE,
     PROTECT_MEMORY,
     QUERY_MAGIC,
@@ -30,6 +29,7 @@ from mbecguard.host.wire import (
     Limits,
     Word,
     decode,
+    digest_words,
     encode_status,
 )
 from mbecguard.values.pages import PAGE_SHIFT
@@ -176,8 +176,7 @@ class Hypervisor:
             return encode_status(self.status())
         if self.options.abi < 2:
             return 0
-        digest = bytes.fromhex(self.ept.digest)
-        words = {Word.DIGEST + nr: int.from_bytes(digest[4 * nr : 4 * nr + 4]) for nr in range(DIGEST_WORDS)}
+        words = digest_words(Word.DIGEST, self.ept.digest)
         words |= {Word.DENIED: self.violations, Word.REFUSED: self.refused}
         words |= {Word.CR0: self._ones(0), Word.CR4: self._ones(4)}
         words |= {Word.LIST_PAGES: self.options.limits.list_pages, Word.BOUNDARIES: self.options.limits.boundaries}

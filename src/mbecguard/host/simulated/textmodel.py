@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mbecguard.host.base import HostErrno, HostRefusedError, TextMode
-from mbecguard.host.text import LIST_PAGES, TextObject, decode, fold
-from mbecguard.host.wire import DIGEST_WORDS, TEXT_VERSION, Word
+from mbecguard.host.text import LIST_PAGES, NOTHING, TextObject, decode, fold
+from mbecguard.host.wire import TEXT_VERSION, Word, digest_words
 from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE, PageRange
 
 OBJECTS, PAGES = 1024, 32768  #: of one VM
@@ -20,7 +20,7 @@ class TextState:
 
     ranges: tuple[PageRange, ...] = ()
     logs: bool = False  #: some of them only log
-    digest: str = bytes(32).hex()
+    digest: str = NOTHING
     patches: int = 0
     bad: int = 0
     last_bad: int = 0
@@ -60,7 +60,6 @@ class TextState:
         """Of the extended query."""
         if abi < TEXT_VERSION:
             return {}
-        digest = bytes.fromhex(self.digest)
         summary = offers | self.holds << 2 | len(self.ranges) << 16 | sum(map(len, self.ranges)) << 32
         words = {
             Word.TEXT: summary,
@@ -68,9 +67,7 @@ class TextState:
             Word.BAD_STORES: self.bad,
             Word.LAST_BAD: self.last_bad,
         }
-        return words | {
-            Word.TEXT_DIGEST + nr: int.from_bytes(digest[4 * nr : 4 * nr + 4]) for nr in range(DIGEST_WORDS)
-        }
+        return words | digest_words(Word.TEXT_DIGEST, self.digest)
 
 
 def read_list(read: Callable[[int], bytes | None], gpa: int) -> TextObject:
