@@ -80,6 +80,7 @@ void mbecg_before_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs);
 void mbecg_refresh(struct kvm_vcpu *vcpu);
 
 u64 mbecg_query(struct kvm *kvm, u64 word);
+u64 mbecg_digest_word(const u8 *digest, u64 nr);
 u64 mbecg_ones(struct kvm *kvm, int cr, bool sealed);
 unsigned long mbecg_hypercall(struct kvm_vcpu *vcpu, unsigned long nr, bool long_mode,
 			      u64 a0, u64 a1);

@@ -21,22 +21,27 @@ static u64 status(struct kvm *kvm, const struct mbecg_map *map)
 	return answer;
 }
 
-static u64 digest_word(struct mbecg *vm, u64 nr)
+/* 32 bits of a SHA-256 digest, those of the first four bytes first. */
+u64 mbecg_digest_word(const u8 *digest, u64 nr)
 {
-	u8 empty[SHA256_DIGEST_SIZE], *digest = empty;
+	return get_unaligned_be32(digest + nr * sizeof(u32));
+}
+
+static u64 map_digest_word(struct mbecg *vm, u64 nr)
+{
+	u8 empty[SHA256_DIGEST_SIZE];
 	struct mbecg_map *map;
 
 	guard(mutex)(&vm->lock);
 	map = rcu_dereference_protected(vm->map, lockdep_is_held(&vm->lock));
-	if (!map)
+	if (!map) {
 		sha256(empty, 0, empty);
-	else if (!map->digested)
-		sha256((const u8 *)map->keys, map->nr * sizeof(*map->keys), map->digest);
-	if (map) {
-		map->digested = true;
-		digest = map->digest;
+		return mbecg_digest_word(empty, nr);
 	}
-	return get_unaligned_be32(digest + nr * sizeof(u32));
+	if (!map->digested)
+		sha256((const u8 *)map->keys, map->nr * sizeof(*map->keys), map->digest);
+	map->digested = true;
+	return mbecg_digest_word(map->digest, nr);
 }
 
 static u64 violations(struct mbecg *vm)
@@ -54,7 +59,7 @@ u64 mbecg_query(struct kvm *kvm, u64 word)
 	if (word >= MBECG_WORD_TEXT)
 		return mbecg_texts_word(kvm, word);
 	if (word >= MBECG_WORD_DIGEST && word < MBECG_WORD_DENIED)
-		return digest_word(vm, word - MBECG_WORD_DIGEST);
+		return map_digest_word(vm, word - MBECG_WORD_DIGEST);
 	guard(rcu)();
 	map = mbecg_map_locked(kvm);
 	switch (word) {

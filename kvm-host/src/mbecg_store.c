@@ -5,7 +5,6 @@
 #include <linux/bitmap.h>
 #include <linux/highmem.h>
 #include <linux/seq_file.h>
-#include <linux/unaligned.h>
 
 #include "mmu.h"
 #include "mbecg_compat.h"
@@ -193,7 +192,7 @@ static u64 last_bad(struct mbecg_texts *texts)
 static u64 digest_word(struct mbecg_texts *texts, u64 nr)
 {
 	guard(mutex)(&texts->lock);
-	return get_unaligned_be32(texts->digest + nr * sizeof(u32));
+	return mbecg_digest_word(texts->digest, nr);
 }
 
 /* A word of the extended query; kvm->srcu is held. */
