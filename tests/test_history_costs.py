@@ -18,7 +18,7 @@ import pytest
 
 from mbecguard.records.status import status
 from mbecguard.records.store import Store
-from mbecguard.service.daemon import Watch
+from mbecguard.service.watch import Watch
 from tests.lockbench import BOOT, Bench
 from tests.plans import PLAN, SPANS, make_plan, make_record
 from tests.servicebench import Boot

@@ -6,7 +6,6 @@ Addresses and lengths are bytes. Guests import this room as well: the shim also 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import mmap
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mbecguard.values.errors import Exit, UserError, die
-from mbecguard.values.pages import PAGE_SIZE
 
 DEVICE = Path("/dev/mbecguard")
 MODULES_DISABLED = Path("/proc/sys/kernel/modules_disabled")
@@ -224,10 +222,12 @@ class ShimDevice:
 
         Raises OSError if it cannot be mapped; where the host denies user code, the process may die or hang.
         """
+        import ctypes  # few processes do
+
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
-        page = libc.mmap(None, PAGE_SIZE, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_SHARED, self._fd, 0)
+        page = libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_SHARED, self._fd, 0)
         if page == ctypes.c_void_p(-1).value:
             raise OSError(ctypes.get_errno(), "mmap")
         return int(ctypes.CFUNCTYPE(ctypes.c_int)(page)())

@@ -14,8 +14,9 @@ from mbecguard.face import cli
 from mbecguard.face.options import EVERYWHERE
 from mbecguard.face.table import COMMANDS, Command, Needs
 from mbecguard.face.usage import options, subcommands
-from mbecguard.service.daemon import Daemon
-from mbecguard.values.errors import Exit, UserError
+from mbecguard.service.daemon import Daemon, Seen
+from mbecguard.service.watch import Watch
+from mbecguard.values.errors import Exit
 from tests.fleetmaker import Made
 from tests.guestmaker import SCATTERED
 
@@ -307,12 +308,19 @@ def test_what_only_looks_goes_on_and_warns(terminal: Terminal, root: Path, tmp_p
 def test_the_daemon_watches_with_wrong_settings_and_does_not_load_them_again(
     terminal: Terminal, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def denies(seen: Seen) -> bool:
+        return Watch.recalled(seen.memory, lambda *_: None).session.settings.enabled("policy.deny_unexplained")
+
     def run(daemon: Daemon) -> None:
-        assert daemon.watch.session.settings.enabled("policy.deny_unexplained"), "what can be read counts"
-        with pytest.raises(UserError, match=r"unknown setting 'policy\.bfp'"):
-            daemon.settings()
+        first = daemon.look("", False)
+        assert denies(first), "what can be read counts"
+        refused = daemon.look(first.memory, True)
+        assert [name for name, _ in refused.told] == ["RELOAD_FAILED"]
+        assert "unknown setting 'policy.bfp'" in refused.told[0][1]["reason"]
         (root / "etc/mbecguard/mbecguard.toml.d/50-local.toml").write_text("[policy]\ndeny_unexplained = false\n")
-        assert not daemon.settings().enabled("policy.deny_unexplained")
+        assert denies(daemon.look(refused.memory, False)), "nobody wants them loaded again"
+        taken = daemon.look(refused.memory, True)
+        assert (denies(taken), taken.told) == (False, ())
 
     monkeypatch.setattr(Daemon, "run", run)
     assert terminal.run("daemon", "--host", "simulator", "--state-dir", str(tmp_path)) == Exit.OK

@@ -19,7 +19,8 @@ from mbecguard.host.simulated.host import SimulatedHost
 from mbecguard.records.reasons import Reason
 from mbecguard.records.record import State
 from mbecguard.records.store import Store
-from mbecguard.service.daemon import AGAIN_SECONDS, SECONDS, Daemon, Watch, interval, line
+from mbecguard.service.daemon import AGAIN_SECONDS, SECONDS, Announce, Daemon, Notify, Seen, interval, systemd
+from mbecguard.service.watch import Watch, line, look
 from mbecguard.session import Session
 from mbecguard.settings.load import Settings
 from mbecguard.settings.load import load as load_settings
@@ -228,7 +229,7 @@ def test_trouble_is_looked_at_again_soon(tmp_path: Path, monkeypatch: pytest.Mon
         return type("Arrived", (), {"si_signo": signal.SIGTERM})() if len(waits) == 2 else None
 
     monkeypatch.setattr(signal, "sigtimedwait", wait)
-    Daemon(watch(Boot(tmp_path)), load_settings, lambda _text: None, seconds=60.0).run()
+    daemon_of(tmp_path, lambda *_: None, notify=lambda _text: None, seconds=60.0).run()
     assert waits == [AGAIN_SECONDS, 60.0]
 
 
@@ -260,15 +261,34 @@ def test_a_simulated_seal_has_set_no_switch(tmp_path: Path, monkeypatch: pytest.
     assert boot.session.undone(replace(status, simulated=False))
 
 
-def test_a_dead_journal_ends_nothing(tmp_path: Path) -> None:
-    boot = Boot(tmp_path)
-    boot.bench.lock()
+def test_a_dead_journal_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Boot(tmp_path).bench.lock()
     (tmp_path / "host.json").unlink()
+    said: list[str] = []
+    waits = iter([None, None, type("Arrived", (), {"si_signo": signal.SIGTERM})()])
+    monkeypatch.setattr(signal, "sigtimedwait", lambda *_: next(waits))
 
-    def dead(*_: object) -> None:
+    def dead(event: str, _facts: dict[str, str], _real: bool) -> None:
+        said.append(event)
         raise ConnectionRefusedError
 
-    assert Watch(boot.session, dead).look().startswith("degraded")
+    daemon_of(tmp_path, dead, notify=said.append, seconds=60.0).run()
+    assert [text for text in said if not text.startswith("STATUS=degraded")] == ["DEGRADED", "STOPPING=1"]
+
+
+def daemon_of(
+    folder: Path,
+    announce: Announce,
+    load: Callable[[], Settings] = load_settings,
+    notify: Notify = systemd,
+    seconds: float = 60.0,
+) -> Daemon:
+    """A daemon that looks at the guest of a bench."""
+
+    def looked(memory: str, reload: bool) -> Seen:
+        return look(lambda: Boot(folder).session, memory, load if reload else None)
+
+    return Daemon(looked, announce, lambda _word: 0, notify, seconds)
 
 
 @dataclass
@@ -327,11 +347,11 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
             monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / f"notify{len(begun)}"))
 
         def run() -> None:
-            def tell(event: Event, _facts: dict[str, str]) -> None:
+            def tell(event: str, _facts: dict[str, str], _real: bool) -> None:
                 with told.open("a") as file:
-                    file.write(f"{event.name}\n")
+                    file.write(f"{event}\n")
 
-            Daemon(Watch(Boot(tmp_path).session, tell), load, seconds=seconds).run()
+            daemon_of(tmp_path, tell, load, seconds=seconds).run()
 
         process = FORK.Process(target=run)
         process.start()
@@ -391,7 +411,7 @@ def test_a_reload_takes_the_new_settings(tmp_path: Path) -> None:
     looking = watch(boot)
     looking.look()
     new = load_settings(overrides=["lock.host=simulator", "freeze.ftrace=off"])
-    looking.use(new)
+    looking.reload(lambda: new)
     assert looking.session.settings is new
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from datetime import timedelta
 from types import ModuleType
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mbecguard.guest.kernellog import KERNEL, OURS, Apart, Journal
+from mbecguard.guest.kernellog import KERNEL, OURS, Journal
 from mbecguard.guest.oops import Line
 
 
@@ -95,31 +94,3 @@ def test_a_journal_that_cannot_be_read_tells_nothing(journal: Journal, monkeypat
 
     monkeypatch.setattr(Reader, "this_boot", broken)
     assert list(journal.lines()) == []
-
-
-def test_a_child_reads_the_same_and_each_line_once(journal: Journal) -> None:
-    apart, Reader.asked = Apart(journal), ()
-    Reader.entries = (entry(b"\xff\n", 1), entry("two", 2, MBECGUARD_AT="2"))
-    assert list(apart.lines()) == [Line(1, "\ufffd\n"), Line(2, "two", told=2)]
-    assert list(apart.lines()) == []
-    Reader.entries += (entry("three", 3),)
-    assert list(apart.lines()) == [Line(3, "three")]
-    assert Reader.asked == ()  # the parent has asked for nothing
-
-
-def test_a_child_that_fails_is_no_empty_log(journal: Journal, capfd: pytest.CaptureFixture[str]) -> None:
-    Reader.entries = (entry("one", 1), {"MESSAGE": "no time at all"})
-    lines = Apart(journal).lines()
-    assert next(lines) == Line(1, "one")
-    with pytest.raises(RuntimeError, match="could not be read"):
-        next(lines)
-    assert "__MONOTONIC_TIMESTAMP" in capfd.readouterr().err
-
-
-def test_who_listens_no_longer_leaves_no_child(journal: Journal) -> None:
-    Reader.entries = tuple(entry("x" * 1000, at) for at in range(1000))  # more than a pipe holds
-    lines = Apart(journal).lines()
-    next(lines)
-    lines.close()  # type: ignore[attr-defined]
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)

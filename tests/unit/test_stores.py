@@ -18,7 +18,7 @@ class Bench:
     told: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.stores = Stores(lambda pa: "vfs_read+0x3" if pa == 0x1003 else "", lambda: self.now)
+        self.stores = Stores(lambda: self.now)
 
     def say(self, event: Event, facts: dict[str, str]) -> None:
         assert event is Event.STORES_DENIED
@@ -31,7 +31,7 @@ class Bench:
     ) -> int:
         text = None if bad is None else HostText(TextMode.ENFORCE, holds, 5, "", 3, bad, at)
         before = len(self.told)
-        self.stores.look(text, self.say, probed=probed)
+        self.stores.look(text, self.say, lambda pa: "vfs_read+0x3" if pa == 0x1003 else "", probed=probed)
         return len(self.told) - before
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +17,8 @@ import pytest
 from mbecguard.guest.oops import Line
 from mbecguard.guest.process import process
 from mbecguard.host.simulated.host import SimulatedHost
-from mbecguard.service.daemon import Watch
 from mbecguard.service.violations import SINGLE, Violations
+from mbecguard.service.watch import Watch
 from mbecguard.values.errors import die
 from mbecguard.values.events import Event, message
 from tests.servicebench import Boot
@@ -198,6 +200,26 @@ def test_who_a_process_is() -> None:
     assert process(me.pid, me.name()).startswith(f"{me.exe()}, user {os.getuid()}")
     assert process(me.pid, "another") == "gone"
     assert process(2**22 + 1, "nobody") == "gone"
+
+
+def test_what_the_next_process_recalls_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look in a process of its own, as one process: also in the middle of a report."""
+    lines = at(10)
+    for cut in range(len(lines) + 1):
+        one, many = started(Bench()), started(Bench())
+        for new in (lines[:cut], lines[cut:], [], []):
+            many.violations = replace(pickled(many.violations), log=many.log, clock=many.violations.clock)
+            one.look(3, new)
+            many.look(3, new)
+        assert many.told == one.told
+        assert len(one.told) == 1
+
+
+def pickled(violations: Violations) -> Violations:
+    still = replace(violations, log=Log(), clock=time.monotonic)
+    again = pickle.loads(pickle.dumps(still))
+    assert isinstance(again, Violations)
+    return again
 
 
 @pytest.mark.parametrize("name", ["\x1b[2Jx", "a\nb", "<b>"])

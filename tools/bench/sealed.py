@@ -20,11 +20,11 @@ from tests.plans import make_plan
 #: For the agent's launcher: the device answers what it was asked before.
 PLAYED = """\
 import json, os
-from mbecguard.host import shim
+from mbecguard import device
 answers = {{int(key): bytes.fromhex(value) for key, value in json.load(open({file!r})).items()}}
 def ioctl(request, structure):
     structure[:] = answers[request << 32 | int.from_bytes(structure[4:8], "little")]
-shim.open_device = lambda _path: shim.ShimDevice(os.open(os.devnull, os.O_RDONLY), ioctl)
+device.open_device = lambda _path=None: device.ShimDevice(os.open(os.devnull, os.O_RDONLY), ioctl)
 """
 
 

@@ -41,6 +41,10 @@ def _run(words: Sequence[str]) -> int:
         if options.command is HELP:
             (subcommands(parser(options.topic))[options.topic] if options.topic else parser("")).print_help()
             return Exit.OK
+        if options.command.stays:
+            from mbecguard.face.stay import stay
+
+            return stay(options)
         from mbecguard.face.run import run
 
         return run(options)

@@ -88,17 +88,6 @@ def rearm(options: argparse.Namespace, session: Session) -> Exit:
     return Exit.OK
 
 
-def daemon(options: argparse.Namespace, session: Session) -> Exit:
-    from mbecguard.guest.kernellog import Apart
-    from mbecguard.service.daemon import Daemon, Watch
-    from mbecguard.service.stores import Stores
-    from mbecguard.service.violations import Violations
-
-    violations, stores = (None, None) if session.simulated else (Violations(Apart()), Stores(session.symbol_at))
-    Daemon(Watch(session, teller(session), violations, stores), lambda: options.settings().clean()).run()
-    return Exit.OK
-
-
 def report(options: argparse.Namespace, session: Session) -> Exit:
     page = _page(options)
     found, out = session.report(), Output.of(options)

@@ -7,17 +7,19 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbecguard.values.escaped import escaped
-from mbecguard.values.findings import Finding, Severity
+
+if TYPE_CHECKING:  # who announces something has none
+    from mbecguard.values.findings import Finding
 
 NARROWEST = 20  #: columns that text gets on any terminal
 
 _ESCAPE = re.compile("\x1b\\[[0-9]*m")
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "bold": 1, "dim": 2}
-_SEVERITY = {Severity.BLOCKER: "red", Severity.WARNING: "yellow", Severity.INFO: "blue"}
-_COUNTED = {Severity.BLOCKER: "blocker", Severity.WARNING: "warning", Severity.INFO: "note"}
+_SEVERITY = {"blocker": "red", "warning": "yellow", "info": "blue"}
+_COUNTED = {"blocker": "blocker", "warning": "warning", "info": "note"}
 
 
 class Look(NamedTuple):
@@ -82,6 +84,6 @@ def plural(count: int, noun: str) -> str:
 
 def totals(findings: Iterable[Finding]) -> str:
     """How many there are of each severity, the worst first."""
-    counts = Counter(item.severity for item in findings)
-    told = ", ".join(plural(counts[kind], _COUNTED[kind]) for kind in reversed(Severity) if counts[kind])
+    counts = Counter(str(item.severity) for item in findings)
+    told = ", ".join(plural(counts[kind], _COUNTED[kind]) for kind in _COUNTED if counts[kind])
     return told or "nothing stands in the way"

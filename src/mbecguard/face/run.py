@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from mbecguard.face import commands
@@ -20,20 +19,19 @@ from mbecguard.values.errors import die
 
 def run(options: argparse.Namespace) -> int:
     """Run the command that the options name; returns the exit status."""
+    act: Callable[[argparse.Namespace, Session], int] = getattr(commands, options.command.name)
+    return int(act(options, session_of(options)))
+
+
+def session_of(options: argparse.Namespace) -> Session:
+    """The session that the options name; dies if the user may not have it, or what it needs is not there."""
     command: Command = options.command
-    options.settings = partial(_settings, options)
     if command.root and not options.guest:
         require_root()
-    act: Callable[[argparse.Namespace, Session], int] = getattr(commands, command.name)
-    return int(act(options, _session(options)))
-
-
-def _session(options: argparse.Namespace) -> Session:
-    command: Command = options.command
     default = Places.captured() if options.guest else Places.live()
     if options.state_dir and command.remembers:
         _require_folder(options.state_dir, default.state)
-    settings = _settings(options)
+    settings = settings_of(options)
     if command.needs is Needs.CLEAN:
         settings.clean()
     elif command.needs is Needs.READABLE:
@@ -60,7 +58,8 @@ def _require_folder(given: Path, default: Path) -> None:
         die(f"there is no state folder {given}", hint)
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings that a command has: the system's, and those of its options."""
     if options.command.needs is Needs.NONE or getattr(options, "default", False):
         return load_settings()
     flags = {}

@@ -39,6 +39,7 @@ class Command(NamedTuple):
     needs: Needs = Needs.READABLE
     root: bool = True  #: of a running guest everything is for root alone
     remembers: bool = False  #: tells of the past: a state folder that is not there is a mistake, not an open guest
+    stays: bool = False  #: stays in memory, see stay.py; it has no function in commands.py
 
 
 _FORMAT = Option(
@@ -241,6 +242,7 @@ _OF_A_GUEST = (
         (("systemctl enable --now mbecguard.service", "run it from now on, and at every boot"),),
         ("host", *SETTINGS, *_STATE),
         remembers=True,
+        stays=True,
     ),
     Command(
         "learn",

@@ -23,14 +23,15 @@ WIDTH = 80  #: columns of a terminal that does not tell
 def teller(session: Session) -> Tell:
     """Where the events of a session go: a simulated lock, or that of a captured guest, is no news for the journal."""
 
-    def tell(event: Event, facts: dict[str, str]) -> None:
-        journal = session.guest.live and not session.simulated
-        if not (journal and stderr_is_journal()) and (event is not Event.STEP or on(sys.stderr).width):
-            say(message(event, facts))
-        if journal:
-            to_journal(event, facts)
+    return lambda event, facts: tell(event, facts, journal=session.guest.live and not session.simulated)
 
-    return tell
+
+def tell(event: Event, facts: dict[str, str], *, journal: bool) -> None:
+    """Say an event, in the journal as well if it is news for it; a step is told only to those who watch."""
+    if not (journal and stderr_is_journal()) and (event is not Event.STEP or on(sys.stderr).width):
+        say(message(event, facts))
+    if journal:
+        to_journal(event, facts)
 
 
 def on(stream: TextIO | None) -> Look:

@@ -6,14 +6,11 @@ Not /dev/kmsg: the daemon may not read it, and what the kernel wrote before it s
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from mbecguard.guest.oops import Line
 from mbecguard.values.events import journal_field
@@ -61,42 +58,6 @@ class Journal:
             return
         reader.seek_cursor(self.cursor)
         reader.get_next()  # the last that was read
-
-
-@dataclass(slots=True)
-class Apart:
-    """A journal that a child process reads: its library would stay in the memory of a daemon for good."""
-
-    journal: Journal = field(default_factory=Journal)
-
-    def lines(self) -> Iterator[Line]:
-        """What came since, oldest first. Raises RuntimeError if the child failed, which has said why on stderr."""
-        readable, writable = os.pipe()
-        child = os.fork()
-        if not child:
-            os.close(readable)
-            self._tell(writable)
-        os.close(writable)
-        try:
-            with os.fdopen(readable) as told:
-                for row in told:
-                    self.journal.cursor, at, text, said = json.loads(row)
-                    yield Line(at, text, said)
-        finally:
-            _, status = os.waitpid(child, 0)
-        if status:
-            raise RuntimeError("the journal could not be read")
-
-    def _tell(self, writable: int) -> NoReturn:
-        """In the child: each line with the place that it has in the journal."""
-        try:
-            with os.fdopen(writable, "w") as out:
-                for line in self.journal.lines():
-                    out.write(json.dumps([self.journal.cursor, line.at, line.text, line.told]) + "\n")
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
 
 
 def _line(entry: dict[str, Any]) -> Line:

@@ -72,28 +72,29 @@ class Attempt:
     before: tuple[str, ...] = ()  #: what the log had last before it
 
 
+_Found = dict[str, re.Match[str]]
+
+
 @dataclass(slots=True)
 class _Report:
     at: int
     address: int
     uid: int | None
     before: tuple[str, ...]
-    found: dict[str, re.Match[str]] = field(default_factory=dict)
-    lines: int = 0
-
-    def take(self, text: str) -> None:
-        self.lines += 1
-        for name, pattern in _PARTS.items():
-            if name not in self.found and (match := pattern.match(text)):
-                self.found[name] = match
+    lines: list[str] = field(default_factory=list)
 
     def attempt(self) -> Attempt | None:
         """None: it was no fetch, or one from where nothing is."""
-        by = self._by()
+        found: _Found = {}
+        for text in self.lines:
+            for name, pattern in _PARTS.items():
+                if name not in found and (match := pattern.match(text)):
+                    found[name] = match
+        by = _by(found)
         if by is None:
             return None
-        task = self.found.get("task")
-        symbol, module = self._place()
+        task = found.get("task")
+        symbol, module = _place(found)
         uid = int(task[2]) if task and task[2] else self.uid
         return Attempt(
             *(self.at, self.address, by, symbol, module),
@@ -104,23 +105,25 @@ class _Report:
             before=self.before,
         )
 
-    def _by(self) -> By | None:
-        if "fetch" not in self.found:
-            return None
-        code, tables = self.found.get("code"), self.found.get("tables")
-        if code and int(code[1], 16) & _PRESENT:
-            return By.GUEST
-        if not code or not tables:
-            return By.UNTOLD
-        entries = _ENTRY.findall(tables.string)
-        name, last = entries[-1][0], int(entries[-1][1], 16)
-        return By.HOST if last & _PRESENT and (name == "PTE" or last & _LARGE) else None
 
-    def _place(self) -> tuple[str, str]:
-        for name in ("rip", "caller"):
-            if (match := self.found.get(name)) and match[1]:
-                return match[1], match[2] or ""
-        return "", ""
+def _by(found: _Found) -> By | None:
+    if "fetch" not in found:
+        return None
+    code, tables = found.get("code"), found.get("tables")
+    if code and int(code[1], 16) & _PRESENT:
+        return By.GUEST
+    if not code or not tables:
+        return By.UNTOLD
+    entries = _ENTRY.findall(tables.string)
+    name, last = entries[-1][0], int(entries[-1][1], 16)
+    return By.HOST if last & _PRESENT and (name == "PTE" or last & _LARGE) else None
+
+
+def _place(found: _Found) -> tuple[str, str]:
+    for name in ("rip", "caller"):
+        if (match := found.get(name)) and match[1]:
+            return match[1], match[2] or ""
+    return "", ""
 
 
 _PARTS = {"fetch": _FETCH, "code": _CODE, "tables": _TABLES, "task": _TASK, "rip": _RIP, "caller": _CALLER}
@@ -144,8 +147,8 @@ class Reader:
         if self._open is None:
             self._remember(line.text)
             return None
-        self._open.take(line.text)
-        return self.flush() if _END.match(line.text) or self._open.lines > LONGEST else None
+        self._open.lines.append(line.text)
+        return self.flush() if _END.match(line.text) or len(self._open.lines) > LONGEST else None
 
     def _remember(self, text: str) -> None:
         if uid := _UID.match(text):

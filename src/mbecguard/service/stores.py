@@ -22,23 +22,29 @@ Symbol = Callable[[int], str]
 class Stores:
     """What is known of such stores in this boot."""
 
-    symbol: Symbol
     clock: Callable[[], float] = time.monotonic
     _bound: Bound = field(init=False)
     _bad: int | None = None  #: as the host counted at the last look
     _untold: int = 0
+    held: bool = False  #: whether the host holds any text
 
     def __post_init__(self) -> None:
         self._bound = Bound(AT_ONCE, SUM_SECONDS, self.clock)
 
-    def look(self, text: HostText | None, say: Say, *, probed: bool) -> None:
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to tell that has to wait."""
+        return self._untold > 0
+
+    def look(self, text: HostText | None, say: Say, symbol: Symbol, *, probed: bool) -> None:
         """Announce what is new. `probed`: the agent may have made one itself."""
+        self.held = text is not None and text.holds is not TextMode.NONE
         before, self._bad = self._bad, text.bad if text else None
         if not text or before is None or text.bad < before:
             return
         self._untold += 0 if probed else text.bad - before
         if self._untold and self._bound.take():
-            say(Event.STORES_DENIED, facts(text, self._untold, self.symbol(text.last_bad)))
+            say(Event.STORES_DENIED, facts(text, self._untold, symbol(text.last_bad)))
             self._untold = 0
 
 

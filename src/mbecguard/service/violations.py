@@ -70,6 +70,11 @@ class Violations:
         """Whether one should look again soon: the log may still have to say something."""
         return self._suspected > 0 or self._reader.unfinished
 
+    @property
+    def pending(self) -> bool:
+        """Whether another look may find something though the host counts no more."""
+        return self._denied is None or self.unsure or bool(self._untold or self._unlogged)
+
     def look(self, denied: int | None, say: Say, *, probed: bool) -> None:
         """Announce what is new. `denied`: the host's count, if it tells; `probed`: the agent may have added to it."""
         new = self._counted(denied)

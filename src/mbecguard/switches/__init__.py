@@ -164,6 +164,9 @@ def _path(knob: str) -> str:
     return knob[1:] if knob.startswith("/") else f"proc/sys/{knob.replace('.', '/')}"
 
 
+FILES = tuple(f"/{_path(switch.knob)}" for switch in SWITCHES)  #: of all switches
+
+
 @dataclass(frozen=True, slots=True)
 class LiveKnobs:
     """Those of the running kernel."""

@@ -11,16 +11,14 @@ import sys
 import syslog
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from string import Formatter
+from typing import NamedTuple
 
 from mbecguard.values.escaped import escaped
 
 
-@dataclass(frozen=True, slots=True)
-class EventKind:
+class EventKind(NamedTuple):
     """Journal MESSAGE_ID (128 bits, hex), syslog priority, and the one line that is logged."""
 
     message_id: str
@@ -116,7 +114,7 @@ class Event(Enum):
     )
 
 
-JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
+JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 #: Where events go; the faces decide.
 Tell = Callable[[Event, dict[str, str]], None]
@@ -134,7 +132,7 @@ def journal_field(name: str) -> str:
 
 def to_journal(event: Event, facts: dict[str, str]) -> None:
     """Send an event to the systemd journal, if there is one; its name and its facts become fields of ours."""
-    if not JOURNAL_SOCKET.exists():
+    if not os.path.exists(JOURNAL_SOCKET):  # noqa: PTH110 - pathlib would stay in memory for good
         return
     import systemd.journal  # not `from systemd`: mypy would take the folder of the units for it
 
