@@ -46,8 +46,10 @@ def spots() -> str:
         entry = function if head.startswith(NOP5) else function + 4
         places = {"ENTRY": entry, "CODE": entry + 5, "LOADED": code[0] + 9}
         words = {name: kcore.virtual(va, 8) or b"" for name, va in places.items()}
-        around = kcore.virtual(places["CODE"] - 8, 64) or b""
+        around = kcore.virtual(places["CODE"] - 8, 96) or b""
     values = {f"{name}_WAS": int.from_bytes(word, "little") for name, word in words.items()}
+    # Here, since a shell's numbers have a sign.
+    values |= {f"{name}_BAD": int.from_bytes(word, "little") ^ 128 for name, word in words.items()}
     told = " ".join(f"{name}={value:#x}" for name, value in (places | values).items())
     numbers = " ".join(f"{int.from_bytes(around[at : at + 8], 'little'):#x}" for at in range(0, len(around), 8))
     return f'{told} AROUND="{numbers}"'

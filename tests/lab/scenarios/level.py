@@ -20,10 +20,12 @@ TARGETS = """
     eval "$(PYTHONPATH=/lab/agent python3 /lab/helpers/text.py spots)"
     eval "$(PYTHONPATH=/lab/agent python3 /lab/helpers/text.py lsm)"
     code=$(t pa $CODE) entry=$(t pa $ENTRY)
+    steal=$(((code + 63) & ~63)) # where the host's record of stolen time has its version 8 bytes on
+    look() { echo "$(t peek $code) $(t peek $((steal + 8)))"; }
     now() {
-        [ "$(t peek $code)" = "$was" ] && echo as-before || echo changed
+        [ "$(look)" = "$was" ] && echo as-before || echo changed
     }
-    was=$(t peek $code)
+    was=$(look)
     claim() {
         python3 -c 'import json, sys
 claims = json.load(open("/run/agent.out"))["claims"]
@@ -48,13 +50,16 @@ print(*(c["result"] for c in claims if c["id"] == sys.argv[1]))' "$1"
         own=$(on 0 wrmsr 0x4b564d01 $((code & ~1 | 1)))
         on 0 wrmsr 0x4b564d01 "$own"
     }
+    steal_time() {
+        own=$(on 0 wrmsr 0x4b564d03 $((steal | 1)))
+        sleep 1
+        on 0 wrmsr 0x4b564d03 "$own"
+    }
     device() { t dma $code; }
 """
 #: What the kernel patches by itself, or because somebody asks for it. Nothing of it may be refused.
 FLIPS = r"""
-    tracing=/sys/kernel/tracing
-    mountpoint -q $tracing || mount -t tracefs tracefs $tracing
-    mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+    mount_tracing
     services() {
         for i in $(seq 20); do
             systemd-run --wait --pipe -q -p DynamicUser=yes -p PrivateTmp=yes /bin/true || return 1
@@ -62,18 +67,11 @@ FLIPS = r"""
         systemctl restart systemd-journald systemd-udevd
     }
     rules() {
-        for family in inet ip; do nft add table $family more; done
-        for hook in input output forward; do
-            nft add chain inet more $hook "{ type filter hook $hook priority 0; }"
-            nft add rule inet more $hook ct state new counter
-        done
+        rule_set
         nft delete table inet more && nft delete table ip more
     }
     cgroups() {
-        mkdir -p /sys/fs/cgroup/lab
-        echo '+cpu +memory' >/sys/fs/cgroup/cgroup.subtree_control
-        echo '10000 100000' >/sys/fs/cgroup/lab/cpu.max
-        echo 64M >/sys/fs/cgroup/lab/memory.max
+        limited_cgroup
         rmdir /sys/fs/cgroup/lab
     }
     namespaces() {
@@ -95,9 +93,9 @@ FLIPS = r"""
         echo 'file tcp*.c +p' >/sys/kernel/debug/dynamic_debug/control
         echo 'file tcp*.c -p' >/sys/kernel/debug/dynamic_debug/control
     }
-    timestamps() {
-        python3 /lab/helpers/flips.py
-    }
+    timestamps() { python3 /lab/helpers/flips.py sockets; }
+    perf() { python3 /lab/helpers/flips.py perf; }
+    bpf() { python3 /lab/helpers/flips.py bpf; }
     replug() {
         echo 0 >/sys/devices/system/cpu/cpu1/online && echo 1 >/sys/devices/system/cpu/cpu1/online
     }
@@ -110,8 +108,9 @@ FLIPS = r"""
 """
 PHASES = "services rules cgroups namespaces tracepoints features sysctls timestamps replug"
 PATCHED = "rules cgroups tracepoints features sysctls replug"
+MORE = "perf bpf"  #: the same, where programs may be loaded
 COUNT, SOME = re.compile("[0-9]+"), re.compile("[1-9][0-9]*")
-BY_OTHERS = "wallclock clock device"
+BY_OTHERS = "wallclock clock steal_time device"
 
 
 def _by_others(when: str) -> str:
@@ -119,8 +118,8 @@ def _by_others(when: str) -> str:
     return "".join(f'fact {name}-{when} "$(aimed {name})"\n{again}\n' for name in BY_OTHERS.split())
 
 
-def _phases() -> str:
-    return "".join(f"phase {name}\n" for name in PHASES.split())
+def _phases(names: str = PHASES) -> str:
+    return "".join(f"phase {name}\n" for name in names.split())
 
 
 #: What an attacker tries, once the text is the host's.
@@ -155,6 +154,29 @@ PHASED: Expected = {
     "unload": "done",
     "unpatched": "0",
 }
+#: The VM in a memory cgroup of its own, on its host; both CPUs patch while the text is handed over.
+MEANWHILE = """
+    host run 'mkdir /run/memory; mount -t cgroup2 none /run/memory' >/dev/null
+    host run 'echo +memory >/run/memory/cgroup.subtree_control; mkdir /run/memory/vm' >/dev/null
+    host run 'cat /run/guest.pid >/run/memory/vm/cgroup.procs' >/dev/null
+    charged() {
+        sleep 3 # its counters are summed up now and then
+        echo $(($(host run "sed -n 's/^kernel //p' /run/memory/vm/memory.stat" | tr -dc 0-9) >> 10))
+    }
+    (while [ ! -e /run/stop ]; do
+        echo 1 >$tracing/events/sched/enable
+        echo 0 >$tracing/events/sched/enable
+        echo >>/run/rounds-0
+    done) &
+    (while [ ! -e /run/stop ]; do
+        for key in sched_schedstats bpf_stats_enabled; do
+            echo 1 >/proc/sys/kernel/$key
+            echo 0 >/proc/sys/kernel/$key
+        done
+        echo >>/run/rounds-1
+    done) &
+    rounds() { cat /run/rounds-0 /run/rounds-1 | wc -l; }
+"""
 BEFORE: Expected = {
     "before": "stored changed as-before",
     **same(" ".join(f"{name}-before" for name in BY_OTHERS.split()), "changed"),
@@ -213,20 +235,34 @@ SCENARIOS: tuple[Scenario, ...] = (
         + f"""
         fact before "$(t store $code 0x90 1) $(now) $(restore)$(now)"
         {_by_others("before")}
+        {MEANWHILE}
+        weight=$(charged)
         fact handed "$(PYTHONPATH=/lab/agent python3 /lab/helpers/handover.py 2>&1 | tail -n 1)"
-        bad=$(word 17)
-        {_phases()}
+        bad=$(word 17) rounds=$(rounds)
+        weight=$(($(charged) - weight)) text=$(($(word 15) >> 32 << 2))
+        fact charged-kib "$weight for $text"
+        fact charged "$([ $weight -ge $text ] && [ $weight -lt $((text + 4096)) ] && echo text and tables)"
+        fact meanwhile "$rounds rounds, $(($(rounds) - rounds)) more, $(($(word 17) - bad)) refused"
+        : >/run/stop
+        wait
+        {_phases(f"{PHASES} {MORE}")}
         workload
         fact unpatched "$(($(word 17) - bad))"
         {ATTACKS}
         fact alive "$(works sh -c 'for i in $(seq 20); do /bin/true || exit 1; done')"
+        fact xdp "$(works python3 /lab/helpers/flips.py xdp) $(word 17)"
         """,
         {
             **BEFORE,
             "handed": re.compile(
                 "store ran, then denied; patch ran; [0-9]{5} sites, [0-9]{1,5} frozen; [34][0-9]{3} pages"
             ),
+            "charged-kib": re.compile("[0-9]+ for [0-9]+"),
+            "charged": "text and tables",
+            "meanwhile": re.compile("[1-9][0-9]* rounds, [1-9][0-9]* more, 0 refused"),
             **PHASED,
+            **same(MORE, "done"),
+            **same(" ".join(f"{name}-stores" for name in MORE.split()), SOME),
             **ATTACKED,
             "alive": "done",
         },

@@ -15,9 +15,7 @@ SCRIPT = r"""
         agent audit --json --set audit.text=true >/dev/null
         PYTHONPATH=/lab/agent python3 /lab/helpers/text.py claim
     }
-    tracing=/sys/kernel/tracing
-    mountpoint -q $tracing || mount -t tracefs tracefs $tracing
-    mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+    mount_tracing
 
     # One after the other, and all of it stays on.
     flip_keys() {
@@ -31,17 +29,10 @@ SCRIPT = r"""
         echo 1 >$tracing/events/enable
     }
     rules() {
-        for family in inet ip; do nft add table $family more; done
-        for hook in input output forward; do
-            nft add chain inet more $hook "{ type filter hook $hook priority 0; }"
-            nft add rule inet more $hook ct state new limit rate 10/second counter
-        done
+        rule_set limit rate 10/second
         nft add chain ip more post '{ type nat hook postrouting priority 100; }'
         ip netns add lab && ip -n lab link set lo up
-        mkdir -p /sys/fs/cgroup/lab
-        echo '+cpu +memory' >/sys/fs/cgroup/cgroup.subtree_control
-        echo '10000 100000' >/sys/fs/cgroup/lab/cpu.max
-        echo 64M >/sys/fs/cgroup/lab/memory.max
+        limited_cgroup
     }
     probe() {
         cd $tracing
@@ -78,8 +69,8 @@ SCRIPT = r"""
 
     eval "$(PYTHONPATH=/lab/agent python3 /lab/helpers/text.py spots)"
     for spot in CODE ENTRY LOADED; do
-        eval "va=\$$spot was=\$${spot}_WAS"
-        t overwrite $va $((was & ~255 | (was ^ 128) & 255)) 8
+        eval "va=\$$spot was=\$${spot}_WAS bad=\$${spot}_BAD"
+        t overwrite $va $bad 8
         fact byte-$spot "$(text_claim)"
         t overwrite $va $was 8
     done
