@@ -96,7 +96,8 @@ lab: setup-lab $(KVM)
 LAB := $(BIN)/python -m tests.lab run --limit 3000
 lab-full: setup-lab $(KVM)
 	$(LAB) --cpus 2 start-smep start-boot-cpu churn resets init without-ept smm-open late-vmxe moved moved-away old-mmu hugetlb
-	$(LAB) --cpus 2 stores-log stores-malformed stores-race stores-refused stores-storm
+	$(LAB) --cpus 2 stores-log stores-malformed stores-race stores-refused stores-storm stores-devices stores-cost
+	$(LAB) --kvm unenforced --cpus 3 stores-meanwhile stores-reboots
 	$(LAB) --limit 9000 --kvm unenforced flood
 	$(LAB) --cpus 2 crowd crowd-reset tempest --host-cmdline "slub_debug=FZPU page_poison=1 preempt=full"
 	$(LAB) smm-unlocked smm-enter s3-register eptad-off

@@ -111,11 +111,22 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     Attack(
         "clock into text",
-        "wall clock and kvmclock aimed at text that the host holds",
+        "wall clock, kvmclock and stolen time aimed at text that the host holds",
         "not seen by the guest",
         "handed-over",
     ),
-    Attack("DMA into text", "a device of the VMM writes there", "the same, and told by `audit`", "handed-over"),
+    Attack(
+        "DMA into text",
+        "a device of the VMM (fw_cfg) writes there",
+        "the same, and told by `audit`",
+        "handed-over",
+    ),
+    Attack("disk into text", "virtio-blk reads a sector into it", "not seen by the guest", "stores-devices"),
+    Attack("vhost into text", "the host's kernel puts a packet there", "not seen by the guest", "stores-devices"),
+    Attack(
+        "balloon over text", "the balloon takes the page (MADV_DONTNEED)", "not seen by the guest", "stores-devices"
+    ),
+    Attack("tables in text", "page tables in it, for the processor to set bits there", "#GP", "stores"),
     Attack("late module", "insmod, by root", "EPERM", "frozen"),
     Attack("late module by data", "the same, switch and hold taken back by two writes", DIED, "free-space"),
     Attack("free space", "code in a page of a BPF pack that nobody uses", DIED, "free-space"),

@@ -64,7 +64,8 @@ def initrd(stack: Stack, scenarios: Iterable[Scenario]) -> tuple[Path, bytes]:
 
 def _tree(stack: Stack, of: Kernel, scenarios: list[Scenario]) -> dict[str, Node]:
     own = kvm(stack, of.release)
-    early = modules(of, (*(DISK_MODULES if stack.systemd else ()), "irqbypass"))
+    devices = {name: None for row in scenarios for name in row.setting.machine.host_modules}
+    early = modules(of, (*(DISK_MODULES if stack.systemd else ()), "irqbypass", *devices))
     shipped = modules(of, ("kvm", own.vendor))
     of_kvm = shipped | {name: stripped(path) for name, path in own.files.items()}
     of_kvm |= {f"stock/{name}": data for name, data in shipped.items() if any(row.setting.stock for row in scenarios)}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.corpus.boot import firmware
@@ -23,6 +23,7 @@ class Machine:
     files: tuple[str, ...] = ()  #: below /usr/share, what QEMU takes along by itself
     ovmf: str | None = None  #: UEFI: the kind of OVMF's code
     more: str = ""
+    host_modules: tuple[str, ...] = ()  #: what L1 needs for its devices
 
     @property
     def words(self) -> str:
@@ -47,6 +48,15 @@ MICROVM = Machine(
     "microvm,pit=off,pic=off,rtc=on",
     "device",
     ("seabios/bios-microvm.bin", "qemu/linuxboot_dma.bin", "qemu/pvh.bin", "qemu/kvmvapic.bin"),
+)
+#: What writes to a guest's memory past its processors: QEMU, and the host's kernel for it (vhost).
+LADEN = replace(
+    MICROVM,
+    more="-device virtio-balloon-device"
+    " -drive if=none,id=disk,file=/lab/vmlinuz,format=raw,readonly=on -device virtio-blk-device,drive=disk"
+    " -netdev tap,id=net,ifname=tap0,script=no,downscript=no,vhost=on,vhostforce=on"
+    " -device virtio-net-device,netdev=net",
+    host_modules=("tun", "tap", "vhost_iotlb", "vhost", "vhost_net"),
 )
 _Q35_FILES = ("seabios/bios-256k.bin", "qemu/linuxboot_dma.bin", "qemu/kvmvapic.bin")
 #: SeaBIOS moves SMRAM of the first processor behind the VGA's window, and leaves it unlocked. S3 is not offered.

@@ -117,6 +117,17 @@ int mbectest_verb_store_avx(const u64 *words, int count, char *text, size_t size
 int mbectest_verb_peek(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_wrmsr(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_dma(const u64 *words, int count, char *text, size_t size);
+/* fw_cfg copies four bytes to a physical address; false: it failed. */
+bool mbectest_device_write(u64 pa);
+
+int mbectest_verb_balloon(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_receive(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_read_disk(const u64 *words, int count, char *text, size_t size);
+
+int mbectest_verb_patched_meanwhile(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_written_meanwhile(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_patch_cost(const u64 *words, int count, char *text, size_t size);
+int mbectest_verb_walk(const u64 *words, int count, char *text, size_t size);
 
 int mbectest_verb_call_user(const u64 *words, int count, char *text, size_t size);
 int mbectest_verb_call_supervisor(const u64 *words, int count, char *text, size_t size);

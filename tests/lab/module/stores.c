@@ -178,26 +178,31 @@ int mbectest_verb_wrmsr(const u64 *words, int count, char *text, size_t size)
 	return scnprintf(text, size, "%#llx", before);
 }
 
-/* PA: the VMM copies the four bytes of its signature there, as a device does. */
-int mbectest_verb_dma(const u64 *words, int count, char *text, size_t size)
+bool mbectest_device_write(u64 to)
 {
 	struct {
 		__be32 control;
 		__be32 length;
 		__be64 address;
 	} *access = kzalloc(sizeof(*access), GFP_KERNEL);
+	bool done;
 	u64 pa;
-	int r;
 
 	if (!access)
-		return -ENOMEM;
+		return false;
 	access->control = cpu_to_be32(FW_CFG_SELECT | FW_CFG_READ);
 	access->length = cpu_to_be32(4);
-	access->address = cpu_to_be64(words[0]);
+	access->address = cpu_to_be64(to);
 	pa = virt_to_phys(access);
 	outl((__force u32)cpu_to_be32(pa >> 32), FW_CFG_DMA);
 	outl((__force u32)cpu_to_be32(pa), FW_CFG_DMA + 4);
-	r = scnprintf(text, size, "%s", READ_ONCE(access->control) ? "failed" : "done");
+	done = !READ_ONCE(access->control);
 	kfree(access);
-	return r;
+	return done;
+}
+
+/* PA: the VMM copies the four bytes of its signature there, as a device does. */
+int mbectest_verb_dma(const u64 *words, int count, char *text, size_t size)
+{
+	return scnprintf(text, size, "%s", mbectest_device_write(words[0]) ? "done" : "failed");
 }

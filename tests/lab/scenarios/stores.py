@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 from ..layers import Host
+from ..machines import LADEN
 from .scenario import EFAULT, EINVAL, EPERM, Scenario, Setting, same
 
 #: Level text needs no MBEC: an unenforced host judges stores as any other.
@@ -74,7 +75,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact store-before "$(store 0x80 0x90) $(t store_movs $((page + 0x88)) 16) $(t store_cmpxchg $((page + 0x98)))"
         fact avx-before "$(t store_avx $((page + 0xa0)))"
         {_by_others("before")}
-        store 0x400 0 8 >/dev/null
+        store 0x400 $(($(t payload 1) | 3)) 8 >/dev/null # an entry that the processor has not been at
+        fact walk-before "$(aimed eval 't walk $((page + 0x400)) >/run/walk') $(cat /run/walk)"
+        store 0x400 $(($(t payload 1) | 3)) 8 >/dev/null
         text_head "$page" $((page + 4096)) 0 1
         text_site 0 0x200 1 5 0
         fact add "$(send_text)"
@@ -95,6 +98,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact foreign-before "$(word 18)"
         {_by_others("after")}
         fact foreign "$(word 18)"
+        fact walk-after "$(aimed eval 't walk $((page + 0x400)) >/run/walk') $(cat /run/walk)"
+        fact walks "$(host run "sed -n 's/^text-walk //p' /sys/kernel/debug/kvm/*/mbecguard")"
         fact neighbour "$(t store $(($(t payload 1) + 0x80)) 0x90 1) $(t payload_run 1)"
         fact counted "$(word 17)"
         fact seen "$(host run "grep -c ^bad-store /sys/kernel/debug/kvm/*/mbecguard")"
@@ -107,6 +112,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "store-before": "stored ran ran",
             "avx-before": re.compile("ran|no AVX"),
             **_seen("before", "changed"),
+            "walk-before": "changed walked",
             "add": "0",
             "again": EPERM,
             "holds": "2 objects 1 pages 1",
@@ -121,6 +127,8 @@ SCENARIOS: tuple[Scenario, ...] = (
             "foreign-before": "0",
             **_seen("after", "unchanged"),
             "foreign": "1",
+            "walk-after": "unchanged trap 13",
+            "walks": re.compile("[1-9] *"),
             "neighbour": "stored ran",
             "counted": re.compile("[1-9][0-9]*"),
             "seen": re.compile("[1-9][0-9]* *"),
@@ -129,6 +137,142 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
         JUDGING,
         setting=ENFORCED,
+    ),
+    Scenario(
+        "stores-devices",
+        "balloon, disk and a vhost network card write to a page of text: the guest sees it until it is handed over",
+        """
+        panic_on_oops 0
+        page=$(t payload 0) other=$(t payload 1) at=$((page + 0x200)) beside=$((other + 0x200))
+        balloon() { t balloon $(($1 & ~4095)); }
+        disk() { t read_disk "$1"; }
+        card() {
+            host run 'busybox ping -c 6 -W 1 10.9.9.2 >/dev/null 2>&1 &' >/dev/null
+            t receive "$1" 1500
+        }
+        # PA DEVICE: whether what it writes there is what the guest sees.
+        aimed() {
+            was=$(t peek "$1")
+            "$2" "$1" >/dev/null
+            [ "$was" = "$(t peek "$1")" ] && echo unchanged || echo changed
+        }
+        mend() {
+            t store $(($1 & ~4095)) 0xccc3fa1e0ff3 8 >/dev/null
+            t store "$1" 0xcccccccccccccccc 8 >/dev/null
+        }
+        host run 'busybox ip addr add 10.9.9.1/24 dev tap0; busybox ip link set tap0 up' >/dev/null
+        fact vhost "$(host run 'cat /proc/[0-9]*/task/*/comm | grep -c vhost')" # its threads are the host kernel's
+        for device in balloon disk card; do
+            mend $at
+            fact "$device-before" "$(aimed $at $device)"
+        done
+        mend $at
+        fact ran "$(t payload_run 0)"
+        text_head "$page" $((page + 4096)) 0
+        fact add "$(send_text)"
+        for device in disk card balloon; do
+            fact "$device-after" "$(aimed $at $device) $(word 18) $(t payload_run 0)"
+        done
+        mend $beside
+        for device in disk card balloon; do
+            mend $beside
+            fact "$device-beside" "$(aimed $beside $device)"
+        done
+        fact holds "$(t store $at 0x90 1) $(t payload_run 0) $(word 17)"
+        fact alive "$(t run 0) $(usertool run 0)"
+        """,
+        {
+            "vhost": re.compile("[1-9] *"),
+            **same("balloon-before disk-before card-before", "changed"),
+            "ran": "ran",
+            "add": "0",
+            **same("disk-after card-after balloon-after", "unchanged 1 ran"),
+            **same("disk-beside card-beside balloon-beside", "changed"),
+            "holds": f"{REFUSED} ran 1",
+            "alive": "ran ran",
+        },
+        JUDGING,
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-devices", machine=LADEN),
+    ),
+    Scenario(
+        "stores-meanwhile",
+        "pages are handed over while CPUs patch them, or a device writes there: no store is lost, none comes late",
+        """
+        panic_on_oops 0
+        dmesg -c >/dev/null
+        fact without "$(t written_meanwhile 5 0)"
+        fact patched "$(t patched_meanwhile 2 200)"
+        fact by-three "$(t patched_meanwhile 3 100)"
+        fact stores "$(word 16) $(word 17)"
+        fact written "$(t written_meanwhile 40 1)"
+        fact objects "$(($(word 15) >> 16 & 0xffff))"
+        fact complaints "$(dmesg | grep -c -E 'BUG:|WARNING:|Oops' || true)"
+        fact alive "$(t run 0) $(cycle)"
+        """,
+        {
+            "without": re.compile("[0-9] of 5 [1-5] 0"),
+            "patched": re.compile("[1-9][0-9]{2,} 0 0"),
+            "by-three": re.compile("[1-9][0-9]{2,} 0 0"),
+            "stores": re.compile("[1-9][0-9]+ 0"),
+            "written": re.compile("[1-9][0-9]* of 40 0 0"),
+            "objects": "340",
+            "complaints": "0",
+            "alive": "ran 1",
+        },
+        JUDGING,
+        slow=True,
+        cpus=2,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-meanwhile"),
+    ),
+    Scenario(
+        "stores-cost",
+        "what a store to text costs where it is judged, in cycles of the machine, a whole exit with the emulator",
+        PAGE
+        + """
+        fact before "$(t patch_cost "$page" 1000)"
+        text_head "$page" $((page + 4096)) 0 1
+        text_site 0 0x200 1 5 0
+        fact add "$(send_text)"
+        fact after "$(t patch_cost "$page" 1000)"
+        fact stores "$(word 16) $(word 17)"
+        """,
+        {"before": re.compile("[0-9]+"), "add": "0", "after": re.compile("[1-9][0-9]+"), "stores": "3000 0"},
+        JUDGING,
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-cost"),
+    ),
+    Scenario(
+        "stores-reboots",
+        "ten boots in a row hand their text over, each time the next kernel has all of its own again, and patches it",
+        PAGE
+        + """
+        mount -t tracefs none /sys/kernel/tracing
+        flip() {
+            for on in 1 0; do echo $on >/sys/kernel/tracing/events/sched/sched_switch/enable; done
+            echo done
+        }
+        pa=$(t pa "0x$(sed -n 's/ [tT] _text$//p' /proc/kallsyms)")
+        end=$(t pa "0x$(sed -n 's/ [tT] _etext$//p' /proc/kallsyms)")
+        fact free-$stage "$(($(word 15) >> 16 & 0xffff)) $(word 16) $(word 17) $(flip) $(store 0x80 0x90)"
+        [ "$stage" -lt 11 ] || exit 0
+        text_head "$pa" $(((end + 4095) & ~4095)) 1
+        fact text-$stage "$(send_text)"
+        text_head "$page" $((page + 4096)) 0 1
+        text_site 0 0x200 1 5 0
+        fact page-$stage "$(send_text) $(store 0x80 0x91)"
+        fact flipped-$stage "$(flip) $([ "$(word 17)" -gt 10 ] && echo counted)"
+        reset
+        """,
+        {
+            **same(" ".join(f"free-{stage}" for stage in range(1, 12)), "0 0 0 done stored"),
+            **same(" ".join(f"text-{stage}" for stage in range(1, 11)), "0"),
+            **same(" ".join(f"page-{stage}" for stage in range(1, 11)), f"0 {REFUSED}"),
+            **same(" ".join(f"flipped-{stage}" for stage in range(1, 11)), "done counted"),
+        },
+        JUDGING,
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-reboots"),
     ),
     Scenario(
         "stores-log",
