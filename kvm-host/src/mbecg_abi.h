@@ -59,7 +59,8 @@ enum mbecg_mode { MBECG_OFF, MBECG_ENFORCE, MBECG_AUDIT };
 #define MBECG_TEXT_PAGES	32768		/* of all objects of a VM */
 #define MBECG_TEXT_OBJECTS	1024
 
-#define MBECG_TEXT_LOG		1	/* flag of an object: illegal stores are counted, not refused */
+#define MBECG_TEXT_LOG		1	/* flags of an object: illegal stores are counted, not refused */
+#define MBECG_TEXT_DATA		2	/* it has no sites, and need not be executable */
 #define MBECG_SITE_FROZEN	1	/* flag of a site: no store at all */
 
 #define MBECG_TEXT_OFFERS	0	/* bit positions in MBECG_WORD_TEXT: an mbecg_text_mode */
@@ -68,7 +69,7 @@ enum mbecg_mode { MBECG_OFF, MBECG_ENFORCE, MBECG_AUDIT };
 #define MBECG_TEXT_SIZE		32	/* their page frames */
 
 enum mbecg_text_mode { MBECG_TEXT_OFF, MBECG_TEXT_LOGS, MBECG_TEXT_ENFORCES };
-enum mbecg_text_part { MBECG_PART_HEAD = 1, MBECG_PART_SITES, MBECG_PART_TARGETS };
+enum mbecg_text_part { MBECG_PART_HEAD = 1, MBECG_PART_SITES, MBECG_PART_TARGETS, MBECG_PART_RUNS };
 
 enum mbecg_site_kinds {
 	MBECG_SITE_JUMP = 1,	/* jump label */
@@ -87,7 +88,7 @@ struct mbecg_text_head {
 	u32 nr_targets;
 	u32 ftrace[2];
 	u32 flags;
-	u32 unused;
+	u32 nr_runs;		/* behind the first, which is here */
 	u32 hooks[2];		/* from where to where a hook may lead, half-open, modulo 2^32 */
 };
 
@@ -97,6 +98,14 @@ struct mbecg_site {
 	u16 key;		/* not looked at */
 	u8 kind_length;		/* kind << 4 | bytes */
 	u8 flags;
+};
+
+/* Page frames that are not adjacent to those before, and where in the object they lie. */
+struct mbecg_text_run {
+	u64 pa;
+	u64 epa;
+	u32 offset;
+	u32 unused;
 };
 
 struct mbecg_text_page {

@@ -17,16 +17,21 @@ static struct mbecg_texts *texts_of(struct kvm *kvm)
 	return &to_mbecg(kvm)->texts;
 }
 
-/* The text that @vcpu means by @gpa. */
-static struct mbecg_text *meant(struct kvm_vcpu *vcpu, gpa_t gpa)
+/* The run of text that @vcpu means by @gpa. */
+static struct mbecg_run *meant(struct kvm_vcpu *vcpu, gpa_t gpa)
 {
-	return is_smm(vcpu) ? NULL : mbecg_text_at(vcpu->kvm, gpa_to_gfn(gpa));
+	return is_smm(vcpu) ? NULL : mbecg_run_at(vcpu->kvm, gpa_to_gfn(gpa));
 }
 
-/* Byte 0 comes last: nobody runs the rest before. */
+static u32 offset_of(const struct mbecg_run *run, gpa_t gpa)
+{
+	return run->offset + (gpa - gfn_to_gpa(run->start));
+}
+
+/* Byte 0 comes last: nobody runs the rest before. It is all in one page. */
 static void put(const struct mbecg_text *text, u32 offset, const u8 *from, u32 size)
 {
-	u8 *to = page_address(text->pages[offset >> PAGE_SHIFT]) + offset_in_page(offset);
+	u8 *to = mbecg_text_byte(text, offset);
 
 	while (size--)
 		WRITE_ONCE(to[size], from[size]);
@@ -73,12 +78,12 @@ static struct x86_exception refused(struct kvm_vcpu *vcpu, gva_t va)
 bool __mbecg_text_store_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code, int *r)
 {
 	struct mbecg_texts *texts = texts_of(vcpu->kvm);
-	struct mbecg_text *text = meant(vcpu, gpa);
+	struct mbecg_run *run = meant(vcpu, gpa);
 
-	if (!text)
+	if (!run)
 		return false;
 	*r = 1;
-	if (!mbecg_text_settled(text)) {
+	if (!mbecg_text_settled(run->text)) {
 		cond_resched();
 	} else if (error_code & PFERR_GUEST_PAGE_MASK) {
 		scoped_guard(mutex, &texts->lock)
@@ -95,20 +100,21 @@ bool __mbecg_text_store_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code, 
 /* What the emulator fetches or loads is what the processor would. */
 bool __mbecg_text_read(struct kvm_vcpu *vcpu, gpa_t gpa, void *to, u32 size)
 {
-	struct mbecg_text *text = meant(vcpu, gpa);
+	struct mbecg_run *run = meant(vcpu, gpa);
 
-	if (!text || !mbecg_text_settled(text))
+	if (!run || !mbecg_text_settled(run->text))
 		return false;
-	mbecg_text_load(text, gpa - gfn_to_gpa(text->start), to, size);
+	mbecg_text_load(run->text, offset_of(run, gpa), to, size);
 	return true;
 }
 
 /* Whether the store is done: then it is in the pages of the host's own. */
-static bool store(struct kvm_vcpu *vcpu, struct mbecg_text *text, gpa_t gpa, gva_t va,
+static bool store(struct kvm_vcpu *vcpu, const struct mbecg_run *run, gpa_t gpa, gva_t va,
 		  const u8 *value, u32 size)
 {
 	struct mbecg_texts *texts = texts_of(vcpu->kvm);
-	u32 offset = gpa - gfn_to_gpa(text->start);
+	const struct mbecg_text *text = run->text;
+	u32 offset = offset_of(run, gpa);
 	const struct mbecg_site *site = mbecg_site_at(&text->table, offset);
 	u8 bytes[MBECG_SITE_BYTES] = {};
 	enum mbecg_verdict verdict;
@@ -132,13 +138,13 @@ static bool store(struct kvm_vcpu *vcpu, struct mbecg_text *text, gpa_t gpa, gva
 bool __mbecg_text_write(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t va, const void *value, u32 size,
 			struct x86_exception *exception, int *r)
 {
-	struct mbecg_text *text = meant(vcpu, gpa);
+	struct mbecg_run *run = meant(vcpu, gpa);
 
-	if (!text)
+	if (!run)
 		return false;
-	if (!mbecg_text_settled(text)) {
+	if (!mbecg_text_settled(run->text)) {
 		*r = X86EMUL_RETRY_INSTR;
-	} else if (store(vcpu, text, gpa, va, value, size)) {
+	} else if (store(vcpu, run, gpa, va, value, size)) {
 		/* The VMM's copy, for migration and dumps. It may sleep, so not under the lock. */
 		kvm_vcpu_write_guest(vcpu, gpa, value, size);
 		*r = X86EMUL_CONTINUE;
@@ -225,18 +231,29 @@ static const char * const reason_names[] = {
 
 static_assert(ARRAY_SIZE(reason_names) == MBECG_REASONS);
 
+static unsigned int chunks_of(const struct mbecg_text *text)
+{
+	unsigned int nr = 0;
+	u32 i;
+
+	for (i = 0; i < text->nr_runs; i++) {
+		const struct mbecg_run *run = &text->runs[i];
+		u64 chunks = ((run->end - run->start) >> MBECG_CHUNK_ORDER) + 2;
+
+		nr += run->chunks ? bitmap_weight(run->chunks, chunks) : 0;
+	}
+	return nr;
+}
+
 static void show_objects(struct seq_file *file, struct mbecg_texts *texts)
 {
 	struct mbecg_text *text;
-	unsigned long index = 0;
 
-	mt_for_each(&texts->by_gfn, text, index, ULONG_MAX) {
-		u64 chunks = ((text->end - text->start) >> MBECG_CHUNK_ORDER) + 2;
-
-		seq_printf(file, "text %llx %llx %s sites %u targets %u chunks %u\n", text->start,
-			   text->end, text->logs ? "log" : "enforce", text->table.nr_sites,
-			   text->table.nr_targets, bitmap_weight(text->chunks, chunks));
-	}
+	list_for_each_entry(text, &texts->all, all)
+		seq_printf(file, "text %llx %llx %s %s runs %u pages %llu sites %u targets %u chunks %u\n",
+			   text->runs->start, text->runs->end, text->data ? "data" : "code",
+			   text->logs ? "log" : "enforce", text->nr_runs, text->nr_pages,
+			   text->table.nr_sites, text->table.nr_targets, chunks_of(text));
 }
 
 /* The VM's lock is held. */

@@ -22,9 +22,37 @@ static struct mbecg_texts *texts_of(struct kvm *kvm)
 	return &to_mbecg(kvm)->texts;
 }
 
-struct mbecg_text *mbecg_text_at(struct kvm *kvm, gfn_t gfn)
+struct mbecg_run *mbecg_run_at(struct kvm *kvm, gfn_t gfn)
 {
 	return mtree_load(&texts_of(kvm)->by_gfn, gfn);
+}
+
+/* The run that @offset is in. */
+const struct mbecg_run *mbecg_run_of(const struct mbecg_text *text, u32 offset)
+{
+	u32 low = 0, high = text->nr_runs;
+	const struct mbecg_run *run;
+
+	while (low < high) {
+		u32 middle = low + (high - low) / 2;
+
+		if (text->runs[middle].offset <= offset)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (!low)
+		return NULL;
+	run = &text->runs[low - 1];
+	return offset - run->offset < gfn_to_gpa(run->end - run->start) ? run : NULL;
+}
+
+u8 *mbecg_text_byte(const struct mbecg_text *text, u32 offset)
+{
+	const struct mbecg_run *run = mbecg_run_of(text, offset);
+	u32 inside = offset - run->offset;
+
+	return page_address(run->pages[inside >> PAGE_SHIFT]) + offset_in_page(inside);
 }
 
 bool mbecg_text_settled(const struct mbecg_text *text)
@@ -35,19 +63,20 @@ bool mbecg_text_settled(const struct mbecg_text *text)
 void mbecg_text_load(const struct mbecg_text *text, u32 offset, u8 *to, u32 size)
 {
 	for (; size; size--, offset++)
-		*to++ = READ_ONCE(*(u8 *)(page_address(text->pages[offset >> PAGE_SHIFT]) +
-					  offset_in_page(offset)));
+		*to++ = READ_ONCE(*mbecg_text_byte(text, offset));
 }
 
 static void free_text(struct mbecg_text *text)
 {
 	u64 i;
 
-	for (i = 0; text->pages && i < text->end - text->start; i++)
+	for (i = 0; text->pages && i < text->nr_pages; i++)
 		if (text->pages[i])
 			__free_page(text->pages[i]);
+	for (i = 0; text->runs && i < text->nr_runs; i++)
+		bitmap_free(text->runs[i].chunks);
 	kvfree(text->pages);
-	bitmap_free(text->chunks);
+	kvfree(text->runs);
 	kvfree(text->table.sites);
 	kvfree(text->table.targets);
 	kfree(text);
@@ -61,32 +90,32 @@ static void free_text_rcu(struct rcu_head *rcu)
 /* What is mapped instead of the guest's memory. */
 bool __mbecg_text_faultin(struct kvm *kvm, struct kvm_page_fault *fault, int *r)
 {
-	struct mbecg_text *text = mbecg_text_at(kvm, fault->gfn);
+	struct mbecg_run *run = mbecg_run_at(kvm, fault->gfn);
 
-	if (!text || fault->slot->as_id)
+	if (!run || fault->slot->as_id)
 		return false;
-	if (!mbecg_text_settled(text)) {
+	if (!mbecg_text_settled(run->text)) {
 		cond_resched();
 		*r = RET_PF_RETRY;
 		return true;
 	}
-	fault->pfn = page_to_pfn(text->pages[fault->gfn - text->start]);
+	fault->pfn = page_to_pfn(run->pages[fault->gfn - run->start]);
 	fault->map_writable = false;
 	fault->refcounted_page = NULL;
 	*r = RET_PF_CONTINUE;
 	return true;
 }
 
-static u64 chunk_of(const struct mbecg_text *text, gfn_t gfn)
+static u64 chunk_of(const struct mbecg_run *run, gfn_t gfn)
 {
-	return (gfn >> MBECG_CHUNK_ORDER) - (text->start >> MBECG_CHUNK_ORDER);
+	return (gfn >> MBECG_CHUNK_ORDER) - (run->start >> MBECG_CHUNK_ORDER);
 }
 
 /* Whether one page of the host's own is all of the 2 MiB from @start on. */
-static bool whole_chunk(const struct mbecg_text *text, gfn_t start)
+static bool whole_chunk(const struct mbecg_run *run, gfn_t start)
 {
-	return start >= text->start && start + CHUNK <= text->end &&
-	       test_bit(chunk_of(text, start), text->chunks);
+	return start >= run->start && start + CHUNK <= run->end &&
+	       test_bit(chunk_of(run, start), run->chunks);
 }
 
 /*
@@ -99,28 +128,29 @@ int __mbecg_text_level(struct kvm *kvm, gfn_t gfn, int level, bool *decided)
 	for (; level > PG_LEVEL_4K; level--) {
 		unsigned long start = gfn_round_for_level(gfn, level), index = start;
 		unsigned long end = start + KVM_PAGES_PER_HPAGE(level);
-		struct mbecg_text *text = mt_find(&texts_of(kvm)->by_gfn, &index, end - 1);
+		struct mbecg_run *run = mt_find(&texts_of(kvm)->by_gfn, &index, end - 1);
 
-		if (!text)
+		if (!run)
 			break;
-		*decided = level == PG_LEVEL_2M && mbecg_text_settled(text) &&
-			   whole_chunk(text, start);
+		*decided = level == PG_LEVEL_2M && mbecg_text_settled(run->text) &&
+			   whole_chunk(run, start);
 		if (*decided)
 			break;
 	}
 	return level;
 }
 
-static int alloc_pages_of(struct mbecg_text *text)
+static int alloc_run(struct mbecg_run *run)
 {
-	u64 nr = text->end - text->start, i = 0, k;
+	u64 nr = run->end - run->start, i = 0, k;
 
-	text->pages = kvcalloc(nr, sizeof(*text->pages), GFP_KERNEL_ACCOUNT);
-	text->chunks = bitmap_zalloc((nr >> MBECG_CHUNK_ORDER) + 2, GFP_KERNEL_ACCOUNT);
-	if (!text->pages || !text->chunks)
-		return -E2BIG;
+	if (nr >= CHUNK) {
+		run->chunks = bitmap_zalloc((nr >> MBECG_CHUNK_ORDER) + 2, GFP_KERNEL_ACCOUNT);
+		if (!run->chunks)
+			return -E2BIG;
+	}
 	while (i < nr) {
-		bool whole = !((text->start + i) & (CHUNK - 1)) && i + CHUNK <= nr;
+		bool whole = !((run->start + i) & (CHUNK - 1)) && i + CHUNK <= nr;
 		struct page *page = NULL;
 
 		if (whole)
@@ -128,25 +158,80 @@ static int alloc_pages_of(struct mbecg_text *text)
 					   MBECG_CHUNK_ORDER);
 		if (page) {
 			split_page(page, MBECG_CHUNK_ORDER);
-			__set_bit(chunk_of(text, text->start + i), text->chunks);
+			__set_bit(chunk_of(run, run->start + i), run->chunks);
 			for (k = 0; k < CHUNK; k++)
-				text->pages[i++] = page + k;
+				run->pages[i++] = page + k;
 			continue;
 		}
-		text->pages[i] = alloc_page(GFP_KERNEL_ACCOUNT);
-		if (!text->pages[i++])
+		run->pages[i] = alloc_page(GFP_KERNEL_ACCOUNT);
+		if (!run->pages[i++])
 			return -E2BIG;
 		cond_resched();
 	}
 	return 0;
 }
 
+static int alloc_text(struct mbecg_text *text)
+{
+	struct page **pages;
+	u32 i;
+	int r;
+
+	text->pages = kvcalloc(text->nr_pages, sizeof(*text->pages), GFP_KERNEL_ACCOUNT);
+	if (!text->pages)
+		return -E2BIG;
+	for (i = 0, pages = text->pages; i < text->nr_runs; i++) {
+		text->runs[i].pages = pages;
+		pages += text->runs[i].end - text->runs[i].start;
+		r = alloc_run(&text->runs[i]);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* What need not be may be so in part: the map decides of each mapping. */
 static bool executable(struct kvm *kvm, const struct mbecg_text *text)
 {
 	const struct mbecg_map *map = mbecg_map_locked(kvm);
+	u32 i;
 
-	return mbecg_map_uniform(map, text->start, text->end) &&
-	       !mbecg_map_denies(map, text->start);
+	for (i = 0; !text->data && i < text->nr_runs; i++)
+		if (!mbecg_map_uniform(map, text->runs[i].start, text->runs[i].end) ||
+		    mbecg_map_denies(map, text->runs[i].start))
+			return false;
+	return true;
+}
+
+static void erase_runs(struct mbecg_texts *texts, const struct mbecg_text *text, u32 nr)
+{
+	while (nr--)
+		mtree_erase(&texts->by_gfn, text->runs[nr].start);
+}
+
+static int insert_runs(struct mbecg_texts *texts, struct mbecg_text *text)
+{
+	u32 i;
+	int r;
+
+	for (i = 0; i < text->nr_runs; i++) {
+		r = mtree_insert_range(&texts->by_gfn, text->runs[i].start, text->runs[i].end - 1,
+				       &text->runs[i], GFP_KERNEL_ACCOUNT);
+		if (r) {
+			erase_runs(texts, text, i);
+			return r == -EEXIST ? -EPERM : -E2BIG;
+		}
+	}
+	return 0;
+}
+
+static void unmap_runs(struct kvm *kvm, const struct mbecg_text *text)
+{
+	u32 i;
+
+	for (i = 0; i < text->nr_runs; i++)
+		kvm_zap_gfn_range(kvm, text->runs[i].start, text->runs[i].end);
+	kvm_flush_remote_tlbs(kvm);
 }
 
 /* All who want to use the text wait from here on. @resets: the next one frees it. */
@@ -158,19 +243,17 @@ static int publish(struct kvm *kvm, struct mbecg_text *text, u64 *resets)
 	guard(mutex)(&to_mbecg(kvm)->lock);
 	if (!executable(kvm, text))
 		return -EINVAL;
-	if (texts->nr == MBECG_TEXT_OBJECTS ||
-	    text->end - text->start > MBECG_TEXT_PAGES - texts->pages)
+	if (texts->nr == MBECG_TEXT_OBJECTS || text->nr_pages > MBECG_TEXT_PAGES - texts->pages)
 		return -E2BIG;
-	r = mtree_insert_range(&texts->by_gfn, text->start, text->end - 1, text,
-			       GFP_KERNEL_ACCOUNT);
+	r = insert_runs(texts, text);
 	if (r)
-		return r == -EEXIST ? -EPERM : -E2BIG;
+		return r;
+	list_add_tail(&text->all, &texts->all);
 	WRITE_ONCE(texts->nr, texts->nr + 1);
 	texts->nr_log += text->logs;
-	texts->pages += text->end - text->start;
+	texts->pages += text->nr_pages;
 	*resets = texts->resets;
-	kvm_zap_gfn_range(kvm, text->start, text->end);
-	kvm_flush_remote_tlbs(kvm);
+	unmap_runs(kvm, text);
 	return 0;
 }
 
@@ -181,12 +264,12 @@ static void forget_text(struct kvm *kvm, struct mbecg_text *text)
 
 	lockdep_assert_held(&to_mbecg(kvm)->lock);
 	smp_store_release(&text->settled, false); /* pairs with mbecg_text_settled() */
-	kvm_zap_gfn_range(kvm, text->start, text->end);
-	kvm_flush_remote_tlbs(kvm);
-	mtree_erase(&texts->by_gfn, text->start);
+	unmap_runs(kvm, text);
+	erase_runs(texts, text, text->nr_runs);
+	list_del(&text->all);
 	WRITE_ONCE(texts->nr, texts->nr - 1);
 	texts->nr_log -= text->logs;
-	texts->pages -= text->end - text->start;
+	texts->pages -= text->nr_pages;
 	call_srcu(&kvm->srcu, &text->rcu, free_text_rcu);
 }
 
@@ -201,18 +284,28 @@ static void wait_for_emulations(struct kvm_vcpu *vcpu)
 	kvm_vcpu_srcu_read_lock(vcpu);
 }
 
-static int copy_text(struct kvm_vcpu *vcpu, const struct mbecg_text *text)
+static int copy_run(struct kvm_vcpu *vcpu, const struct mbecg_run *run)
 {
 	gfn_t gfn;
 
-	for (gfn = text->start; gfn < text->end; gfn++) {
-		void *to = page_address(text->pages[gfn - text->start]);
+	for (gfn = run->start; gfn < run->end; gfn++) {
+		void *to = page_address(run->pages[gfn - run->start]);
 
 		if (kvm_vcpu_read_guest_page(vcpu, gfn, to, 0, PAGE_SIZE))
 			return -EFAULT;
 		cond_resched();
 	}
 	return 0;
+}
+
+static int copy_text(struct kvm_vcpu *vcpu, const struct mbecg_text *text)
+{
+	u32 i;
+	int r = 0;
+
+	for (i = 0; !r && i < text->nr_runs; i++)
+		r = copy_run(vcpu, &text->runs[i]);
+	return r;
 }
 
 static u64 count_odd(const struct mbecg_text *text)
@@ -276,11 +369,11 @@ long mbecg_text_add(struct kvm_vcpu *vcpu, gpa_t gpa)
 		return -E2BIG;
 	r = mbecg_text_take(vcpu, text, gpa);
 	if (!r)
-		r = alloc_pages_of(text);
+		r = alloc_text(text);
 	if (!r)
 		r = publish(vcpu->kvm, text, &resets);
-	if (r) {
-		free_text(text);
+	if (r) { /* some of its runs may have been seen */
+		call_srcu(&vcpu->kvm->srcu, &text->rcu, free_text_rcu);
 		return r;
 	}
 	wait_for_emulations(vcpu);
@@ -290,6 +383,7 @@ long mbecg_text_add(struct kvm_vcpu *vcpu, gpa_t gpa)
 void mbecg_texts_init(struct mbecg_texts *texts)
 {
 	mt_init_flags(&texts->by_gfn, MT_FLAGS_USE_RCU);
+	INIT_LIST_HEAD(&texts->all);
 	mutex_init(&texts->lock);
 }
 
@@ -297,11 +391,10 @@ void mbecg_texts_init(struct mbecg_texts *texts)
 void mbecg_texts_forget(struct kvm *kvm)
 {
 	struct mbecg_texts *texts = texts_of(kvm);
-	struct mbecg_text *text;
-	unsigned long index = 0;
+	struct mbecg_text *text, *next;
 
 	lockdep_assert_held(&to_mbecg(kvm)->lock);
-	mt_for_each(&texts->by_gfn, text, index, ULONG_MAX)
+	list_for_each_entry_safe(text, next, &texts->all, all)
 		forget_text(kvm, text);
 	texts->resets++;
 	guard(mutex)(&texts->lock);
@@ -315,10 +408,9 @@ void mbecg_texts_forget(struct kvm *kvm)
 void mbecg_texts_destroy(struct kvm *kvm)
 {
 	struct mbecg_texts *texts = texts_of(kvm);
-	struct mbecg_text *text;
-	unsigned long index = 0;
+	struct mbecg_text *text, *next;
 
-	mt_for_each(&texts->by_gfn, text, index, ULONG_MAX)
+	list_for_each_entry_safe(text, next, &texts->all, all)
 		free_text(text);
 	mtree_destroy(&texts->by_gfn);
 }
@@ -327,16 +419,16 @@ void mbecg_texts_destroy(struct kvm *kvm)
 u64 mbecg_texts_foreign(struct kvm *kvm)
 {
 	u8 *page __free(kfree) = kmalloc(PAGE_SIZE, GFP_KERNEL);
-	struct mbecg_text *text;
+	struct mbecg_run *run;
 	unsigned long index = 0;
 	u64 nr = 0, i;
 
 	if (!page)
 		return texts_of(kvm)->pages;
-	mt_for_each(&texts_of(kvm)->by_gfn, text, index, ULONG_MAX) {
-		for (i = 0; mbecg_text_settled(text) && i < text->end - text->start; i++) {
-			nr += kvm_read_guest_page(kvm, text->start + i, page, 0, PAGE_SIZE) ||
-			      memcmp(page, page_address(text->pages[i]), PAGE_SIZE);
+	mt_for_each(&texts_of(kvm)->by_gfn, run, index, ULONG_MAX) {
+		for (i = 0; mbecg_text_settled(run->text) && i < run->end - run->start; i++) {
+			nr += kvm_read_guest_page(kvm, run->start + i, page, 0, PAGE_SIZE) ||
+			      memcmp(page, page_address(run->pages[i]), PAGE_SIZE);
 			cond_resched();
 		}
 	}

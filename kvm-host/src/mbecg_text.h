@@ -28,22 +28,35 @@ struct mbecg_store {
 	u8 reason;
 };
 
-struct mbecg_text {
+/* Page frames one after the other. */
+struct mbecg_run {
+	struct mbecg_text *text;
 	gfn_t start;
 	gfn_t end;
+	u32 offset;		/* bytes of the text in front of them */
+	struct page **pages;
+	unsigned long *chunks;	/* 2 MiB from @start, rounded down: one page of that order; or NULL */
+};
+
+struct mbecg_text {
+	struct list_head all;	/* of the VM's; the VM's lock */
+	u32 nr_runs;
+	struct mbecg_run *runs;	/* ascending, disjoint by their offsets */
+	u64 nr_pages;
+	struct page **pages;
 	bool settled;		/* false: nothing of it is mapped, and all who want it wait */
 	bool logs;
+	bool data;
 	u8 digest[SHA256_DIGEST_SIZE];	/* of the list that it came by */
 	struct mbecg_table table;
-	struct page **pages;
-	unsigned long *chunks;	/* 2 MiB from @start, rounded down: one page of that order */
 	struct rcu_head rcu;
 };
 
 /* All of a VM's. */
 struct mbecg_texts {
-	struct maple_tree by_gfn;	/* writers: the VM's lock; readers: that, or kvm->srcu */
-	unsigned int nr;		/* these four: the VM's lock */
+	struct maple_tree by_gfn;	/* runs; writers: the VM's lock; readers: that, or kvm->srcu */
+	struct list_head all;		/* these five: the VM's lock */
+	unsigned int nr;
 	unsigned int nr_log;
 	u64 pages;
 	u64 resets;			/* that have taken texts away */
@@ -66,7 +79,9 @@ long mbecg_text_add(struct kvm_vcpu *vcpu, gpa_t gpa);
 extern unsigned int mbecg_text_offers;	/* mbecg_text_mode */
 void mbecg_text_fold(u8 *digest, const void *data, size_t size);
 int mbecg_text_take(struct kvm_vcpu *vcpu, struct mbecg_text *text, gpa_t gpa);
-struct mbecg_text *mbecg_text_at(struct kvm *kvm, gfn_t gfn);
+struct mbecg_run *mbecg_run_at(struct kvm *kvm, gfn_t gfn);
+const struct mbecg_run *mbecg_run_of(const struct mbecg_text *text, u32 offset);
+u8 *mbecg_text_byte(const struct mbecg_text *text, u32 offset);
 bool mbecg_text_settled(const struct mbecg_text *text);
 void mbecg_text_load(const struct mbecg_text *text, u32 offset, u8 *to, u32 size);
 u64 mbecg_texts_foreign(struct kvm *kvm);

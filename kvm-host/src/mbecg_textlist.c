@@ -40,22 +40,40 @@ struct upload {
 	u32 *targets;
 	u32 nr_sites;		/* that have come */
 	u32 nr_targets;
+	u32 nr_runs;
 };
+
+/* The next of @text's runs; @come have come. */
+static int take_run(struct mbecg_text *text, u32 come, u64 pa, u64 epa, u32 offset)
+{
+	struct mbecg_run *run = &text->runs[come], *last = come ? run - 1 : NULL;
+
+	if (!PAGE_ALIGNED(pa | epa | offset) || pa >= epa ||
+	    gpa_to_gfn(epa) > kvm_mmu_max_gfn() + 1)
+		return -EINVAL;
+	if (gpa_to_gfn(epa - pa) > MBECG_TEXT_PAGES - text->nr_pages)
+		return -E2BIG;
+	if (offset + (epa - pa) > BIT_ULL(32) ||
+	    (last && offset < last->offset + gfn_to_gpa(last->end - last->start)))
+		return -EINVAL;
+	*run = (struct mbecg_run){ text, gpa_to_gfn(pa), gpa_to_gfn(epa), offset };
+	text->nr_pages += run->end - run->start;
+	return 0;
+}
 
 static int take_head(struct upload *upload, const struct mbecg_text_page *page)
 {
 	const struct mbecg_text_head *head = (const void *)page->data;
 	struct mbecg_text *text = upload->text;
 
-	if (page->part != MBECG_PART_HEAD || page->nr != 1 || page->npages || head->unused ||
-	    head->flags & ~MBECG_TEXT_LOG || !PAGE_ALIGNED(head->pa | head->epa) ||
-	    head->pa >= head->epa || gpa_to_gfn(head->epa) > kvm_mmu_max_gfn() + 1)
+	if (page->part != MBECG_PART_HEAD || page->nr != 1 || page->npages ||
+	    head->flags & ~(MBECG_TEXT_LOG | MBECG_TEXT_DATA) ||
+	    (head->flags & MBECG_TEXT_DATA && head->nr_sites))
 		return -EINVAL;
-	text->start = gpa_to_gfn(head->pa);
-	text->end = gpa_to_gfn(head->epa);
-	if (text->end - text->start > MBECG_TEXT_PAGES || head->nr_sites > MBECG_TEXT_RECORDS ||
-	    head->nr_targets > MBECG_TEXT_RECORDS)
+	if (head->nr_sites > MBECG_TEXT_RECORDS || head->nr_targets > MBECG_TEXT_RECORDS ||
+	    head->nr_runs >= MBECG_TEXT_PAGES)
 		return -E2BIG;
+	text->data = head->flags & MBECG_TEXT_DATA;
 	text->logs = head->flags & MBECG_TEXT_LOG || mbecg_text_offers != MBECG_TEXT_ENFORCES ||
 		     mbecg_mode == MBECG_AUDIT;
 	upload->sites = kvcalloc(head->nr_sites, sizeof(*upload->sites), GFP_KERNEL_ACCOUNT);
@@ -68,7 +86,12 @@ static int take_head(struct upload *upload, const struct mbecg_text_page *page)
 		.sites = upload->sites,
 		.targets = upload->targets,
 	};
-	return upload->sites && upload->targets ? 0 : -E2BIG;
+	text->nr_runs = 1 + head->nr_runs;
+	text->runs = kvcalloc(text->nr_runs, sizeof(*text->runs), GFP_KERNEL_ACCOUNT);
+	if (!upload->sites || !upload->targets || !text->runs)
+		return -E2BIG;
+	upload->nr_runs = 1;
+	return take_run(text, 0, head->pa, head->epa, 0);
 }
 
 /* @nr records of @size bytes behind the @come of @all that have come. */
@@ -82,6 +105,22 @@ static int take_records(const struct mbecg_text_page *page, void *records, size_
 	return 0;
 }
 
+static int take_runs(struct upload *upload, const struct mbecg_text_page *page)
+{
+	const struct mbecg_text_run *runs = (const void *)page->data;
+	struct mbecg_text *text = upload->text;
+	u32 i;
+	int r = 0;
+
+	if (page->npages || page->nr > sizeof(page->data) / sizeof(*runs) ||
+	    page->nr > text->nr_runs - upload->nr_runs)
+		return -EINVAL;
+	for (i = 0; !r && i < page->nr; i++)
+		r = runs[i].unused ? -EINVAL :
+		    take_run(text, upload->nr_runs++, runs[i].pa, runs[i].epa, runs[i].offset);
+	return r;
+}
+
 static int take_page(struct upload *upload, const struct mbecg_text_page *page)
 {
 	const struct mbecg_table *table = &upload->text->table;
@@ -93,6 +132,8 @@ static int take_page(struct upload *upload, const struct mbecg_text_page *page)
 	case MBECG_PART_TARGETS:
 		return take_records(page, upload->targets, sizeof(*upload->targets),
 				    &upload->nr_targets, table->nr_targets);
+	case MBECG_PART_RUNS:
+		return take_runs(upload, page);
 	}
 	return -EINVAL;
 }
@@ -120,6 +161,36 @@ static int read_page(struct kvm_vcpu *vcpu, gpa_t gpa, struct mbecg_text_page *p
 	return 0;
 }
 
+/* The site's bytes may be in two runs, which follow each other. */
+static bool sites_inside(const struct mbecg_text *text)
+{
+	u32 i;
+
+	for (i = 0; i < text->table.nr_sites; i++) {
+		const struct mbecg_site *site = &text->table.sites[i];
+
+		if (!mbecg_run_of(text, site->offset) ||
+		    !mbecg_run_of(text, site->offset + mbecg_site_length(site) - 1))
+			return false;
+		if (!(i % 1024))
+			cond_resched();
+	}
+	return true;
+}
+
+static int check(const struct upload *upload)
+{
+	const struct mbecg_text *text = upload->text;
+	const struct mbecg_run *last = &text->runs[text->nr_runs - 1];
+
+	if (upload->nr_sites != text->table.nr_sites ||
+	    upload->nr_targets != text->table.nr_targets || upload->nr_runs != text->nr_runs)
+		return -EINVAL;
+	if (!sites_inside(text))
+		return -EINVAL;
+	return mbecg_table_check(&text->table, last->offset + gfn_to_gpa(last->end - last->start));
+}
+
 int mbecg_text_take(struct kvm_vcpu *vcpu, struct mbecg_text *text, gpa_t gpa)
 {
 	struct mbecg_text_page *page __free(kvfree) = kvmalloc(sizeof(*page), GFP_KERNEL);
@@ -140,7 +211,5 @@ int mbecg_text_take(struct kvm_vcpu *vcpu, struct mbecg_text *text, gpa_t gpa)
 		mbecg_text_fold(text->digest, &page->part,
 				sizeof(*page) - offsetof(struct mbecg_text_page, part));
 	}
-	if (upload.nr_sites != text->table.nr_sites || upload.nr_targets != text->table.nr_targets)
-		return -EINVAL;
-	return mbecg_table_check(&text->table, gfn_to_gpa(text->end - text->start));
+	return check(&upload);
 }

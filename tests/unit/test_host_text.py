@@ -16,7 +16,7 @@ from mbecguard.host.base import HostErrno, HostRefusedError, Outcome, Permission
 from mbecguard.host.simulated.host import SimulatedHost
 from mbecguard.host.simulated.hypervisor import Options
 from mbecguard.host.simulated.textmodel import OBJECTS, PAGES
-from mbecguard.host.text import SiteForm, TextObject, TextSite, decode, digest_of, encode, fold
+from mbecguard.host.text import SiteForm, TextObject, TextRun, TextSite, decode, digest_of, encode, fold
 from mbecguard.host.wire import Limits
 from mbecguard.values.pages import PageRange
 from tests.fakeshim import TARGET, FakeShim, host_of
@@ -81,6 +81,34 @@ def test_the_layout_is_that_of_the_document() -> None:
     assert struct.unpack_from("<II3I", targets, 24) == (3, 3, 0, 16, 0xFFFFFFF0)
 
 
+def test_the_layout_of_scattered_text() -> None:
+    text = TextObject(PageRange(8, 10), more=(TextRun(PageRange(4, 5), 0x2000), TextRun(PageRange(90, 93), 0x5000)))
+    head, runs = encode(text)
+    assert struct.unpack_from("<QQ8I", head, 32) == (8 << 12, 10 << 12, *(0, 0, 0, 0, 0, 2, 0, 0))
+    assert struct.unpack_from("<II", runs, 24) == (4, 2)
+    assert struct.unpack_from("<QQIIQQII", runs, 32) == (0x4000, 0x5000, 0x2000, 0, 90 << 12, 93 << 12, 0x5000, 0)
+    assert decode([head, runs]) == text
+    assert text.page_count == 6
+    across = replace(text, sites=(TextSite(0x1FFC, 0, SiteForm.MCOUNT, 5), TextSite(0x7FFB, 0, SiteForm.MCOUNT, 5)))
+    assert decode(encode(across)) == across
+    data = TextObject(PageRange(8, 9), data=True)
+    assert struct.unpack_from("<I", encode(data)[0], 32 + 32) == (2,)
+    assert decode(encode(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(0, 1), (8, 0x4000), (16, 0x1000), (16, 0x2001), (16, 0xFFFFF000 - 1 + 0x1000), (20, 1)]
+)
+def test_runs_that_make_no_sense(at: int, value: int) -> None:
+    head, runs = encode(TextObject(PageRange(8, 10), more=(TextRun(PageRange(4, 6), 0x2000),)))
+    broken = bytearray(runs)
+    struct.pack_into("<I", broken, 32 + at, value % (1 << 32))
+    with pytest.raises(ValueError, match=r"run|ascend"):
+        decode([head, bytes(broken)])
+    with pytest.raises(ValueError, match="counts"):
+        decode([head])
+
+
 def test_records_fill_pages() -> None:
     many = tuple(TextSite(5 * number, 0, SiteForm.MCOUNT, 5) for number in range(339))
     assert len(encode(TextObject(PageRange(0, 1), many[:338]))) == 2
@@ -97,10 +125,15 @@ def test_records_fill_pages() -> None:
         {"sites": (TextSite(8188, 0, SiteForm.MCOUNT, 5),)},
         {"targets": (5, 5)},
         {"targets": (6, 5)},
+        {"more": (TextRun(PageRange(20, 21), 0x1000),)},
+        {"more": (TextRun(PageRange(20, 21), 0x4000), TextRun(PageRange(30, 31), 0x3000))},
+        {"more": (TextRun(PageRange(20, 21), 0x3000),), "sites": (TextSite(0x1FFC, 0, SiteForm.MCOUNT, 5),)},
+        {"more": (TextRun(PageRange(20, 21), 0x3000),), "sites": (TextSite(0x2000, 0, SiteForm.MCOUNT, 5),)},
+        {"data": True},
     ],
 )
 def test_what_is_no_text_object(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"overlap|outside|ascend"):
+    with pytest.raises(ValueError, match=r"overlap|outside|ascend|no patch sites"):
         replace(TEXT, **wrong)  # type: ignore[arg-type]
 
 

@@ -62,6 +62,54 @@ def _seen(when: str, value: str) -> dict[str, str | re.Pattern[str]]:
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
+        "stores-scattered",
+        "text in page frames that lie apart is one text, and a site may lie over their border",
+        PAGE
+        + """
+        next=$(t payload 1)
+        there() { t store $((next + $1)) "$2" "${3:-1}"; }
+        # A jump label whose first two bytes end the first page: `0f 1f | 44 00 00`.
+        store 0xffe 0x1f0f 2 >/dev/null
+        there 0 0x0044 3 >/dev/null
+        text_head "$page" $((page + 4096)) $((1 << 32)) 1
+        text_site 0xffe 0x1200 1 5 0
+        text_run "$next" $((next + 4096)) 0x1000
+        t set 0 1 "$(t page 1)" && t set 1 1 "$(t page 2)"
+        fact overlap "$(text_run "$page" $((page + 4096)) 0x1000; send_text)"
+        fact descends "$(text_run "$next" $((next + 4096)) 0; send_text)"
+        fact hole "$(text_run "$next" $((next + 4096)) 0x2000; send_text)"
+        fact none "$(($(word 15) >> 16 & 0xffff)) $(store 0x80 0x90)"
+        text_run "$next" $((next + 4096)) 0x1000
+        fact add "$(send_text)"
+        fact again "$(send_text)"
+        fact head "$(store 0xffe 0xcc)"
+        fact tail "$(there 0 0x00 1) $(there 0 0x44) $(there 1 0)"
+        fact beside "$(there 3 0x90) $(store 0xffd 0x90)"
+        fact jump "$(store 0xffe 0xcc) $(store 0xfff 0xfd) $(there 0 0x000001 3) $(store 0xffe 0xe9)"
+        fact bytes "$(t peek $((next)) | cut -c1-6)"
+        fact patches "$(word 16) $(word 17)"
+        fact pages "$(($(word 15) >> 16 & 0xffff)) $(($(word 15) >> 32))"
+        fact alive "$(t payload_run 0) $(t payload_run 1) $(t run 0)"
+        """,
+        {
+            "overlap": EPERM,
+            **same("descends hole", EINVAL),
+            "none": "0 stored",
+            "add": "0",
+            "again": EPERM,
+            "head": "stored",
+            "tail": f"{REFUSED} stored stored",
+            "beside": f"{REFUSED} {REFUSED}",
+            "jump": "stored stored stored stored",
+            "bytes": "010000",
+            "patches": "7 3",
+            "pages": "1 2",
+            "alive": "ran ran ran",
+        },
+        JUDGING,
+        setting=ENFORCED,
+    ),
+    Scenario(
         "stores",
         "text that is handed over takes the patches of its sites, and nothing else, from whomever",
         PAGE
@@ -318,8 +366,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         wrong empty 0 5 "$page"
         wrong huge-range 0 5 $((page + (32769 << 12)))
         wrong beyond 0 4 0xfffffffffffff000
-        wrong flags 0 8 2
-        wrong unused 0 8 $((1 << 32))
+        wrong flags 0 8 4
+        wrong data-sites 0 8 2
+        wrong fewer-runs 0 8 $((1 << 32))
+        wrong too-many-runs 0 8 $((32768 << 32))
         wrong part 0 3 $((9 | 1 << 32))
         wrong two-heads 0 3 $((1 | 2 << 32))
         wrong entries 0 2 1
@@ -337,15 +387,27 @@ SCENARIOS: tuple[Scenario, ...] = (
         wrong loop 0 1 "$(t page 0)"
         fact denied "$(protect "$page" $RW) $(fresh; send_text) $(protect "$page" $RWX)"
         fact nothing "$(($(word 15) >> 16)) $(t store $((page + 0x80)) 0x90 1)"
+        data=$(t payload 2)
+        fact data-before "$(protect "$data" $RW) $(t store $((data + 8)) 0x90 1)"
+        text_head "$data" $((data + 4096)) 0
+        fact data-as-text "$(send_text)"
+        text_head "$data" $((data + 4096)) 2
+        fact data "$(send_text) $(t store $((data + 8)) 0x91 1) $(t store $(($(t payload 3) + 8)) 0x90 1)"
         fact good "$(fresh; send_text)"
         """,
         {
-            **same("unaligned empty beyond flags unused part two-heads entries fewer more nr kind length", EINVAL),
+            **same(
+                "unaligned empty beyond flags data-sites fewer-runs part two-heads entries fewer more nr kind length",
+                EINVAL,
+            ),
             **same("site-flags outside far link loop", EINVAL),
-            **same("huge-range too-many", "-7"),
+            **same("huge-range too-many too-many-runs", "-7"),
             "hole": EFAULT,
             "denied": f"0 {EINVAL} 0",
             "nothing": "0 stored",
+            "data-before": "0 stored",
+            "data-as-text": EINVAL,
+            "data": f"0 {REFUSED} stored",
             "good": "0",
         },
         JUDGING,

@@ -246,7 +246,8 @@ class Hypervisor:
         if self.options.text is TextMode.NONE:
             raise _refused(HostErrno.NOT_SUPPORTED)
         text = read_list(self.memory.get, list_gpa)
-        if any(not self.ept.runs(gfn) for gfn in range(text.pages.start, text.pages.end)):
+        frames = (gfn for run in text.runs for gfn in range(run.pages.start, run.pages.end))
+        if not text.data and any(not self.ept.runs(gfn) for gfn in frames):
             raise _refused(HostErrno.INVALID)
         self.text = self.text.taking(text, self.options.text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from mbecguard.host.base import HostErrno, HostRefusedError, TextMode
 from mbecguard.host.text import LIST_PAGES, NOTHING, TextObject, decode, fold
@@ -19,6 +20,7 @@ class TextState:
     """All text objects of a VM."""
 
     ranges: tuple[PageRange, ...] = ()
+    objects: int = 0
     logs: bool = False  #: some of them only log
     digest: str = NOTHING
     patches: int = 0
@@ -27,13 +29,14 @@ class TextState:
 
     def taking(self, text: TextObject, offers: TextMode) -> TextState:
         """With one object more. Raises HostRefusedError: PERM for pages that another has, TOO_BIG."""
-        if any(text.pages.start < r.end and r.start < text.pages.end for r in self.ranges):
+        ranges = sorted((*self.ranges, *(run.pages for run in text.runs)))
+        if any(one.end > following.start for one, following in pairwise(ranges)):
             raise HostRefusedError(HostErrno.PERM, "hand over text")
-        ranges = (*self.ranges, text.pages)
-        if len(ranges) > OBJECTS or sum(map(len, ranges)) > PAGES:
+        if self.objects == OBJECTS or sum(map(len, ranges)) > PAGES:
             raise HostRefusedError(HostErrno.TOO_BIG, "hand over text")
         logs = self.logs or text.logs or offers is not TextMode.ENFORCE
-        return replace(self, ranges=ranges, logs=logs, digest=fold(self.digest, text))
+        digest = fold(self.digest, text)
+        return replace(self, ranges=tuple(ranges), objects=self.objects + 1, logs=logs, digest=digest)
 
     def storing(self, gpa: int) -> TextState:
         """After a store that is no patch."""
@@ -60,7 +63,7 @@ class TextState:
         """Of the extended query."""
         if abi < TEXT_VERSION:
             return {}
-        summary = offers | self.holds << 2 | len(self.ranges) << 16 | sum(map(len, self.ranges)) << 32
+        summary = offers | self.holds << 2 | self.objects << 16 | sum(map(len, self.ranges)) << 32
         words = {
             Word.TEXT: summary,
             Word.PATCHES: self.patches,
