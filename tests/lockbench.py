@@ -11,7 +11,7 @@ from mbecguard.host.base import Host, HostDetails, HostStatus, HostText, Outcome
 from mbecguard.host.simulated.ept import Ept
 from mbecguard.host.simulated.host import SimulatedHost
 from mbecguard.host.simulated.hypervisor import Options
-from mbecguard.host.text import SiteForm, TextObject, TextSite
+from mbecguard.host.text import HandOver, SiteForm, TextObject, TextRun, TextSite
 from mbecguard.host.wire import Limits
 from mbecguard.lock.context import Seen
 from mbecguard.lock.room import NoRoom, Room
@@ -38,7 +38,7 @@ FROZEN = {s.knob: BEFORE[s.knob] if s.one_way else s.value for s in SWITCHES}  #
 
 
 #: Steps of a lock of the bench: its BPF programs are interpreted after the freeze, and its level is exec.
-STEPS = tuple(step for step in Step if step not in (Step.RESERVE, Step.TEXT))
+STEPS = tuple(step for step in Step if step not in (Step.RESERVE, Step.TEXT, Step.MODULES))
 
 
 class WrappedHost:
@@ -110,12 +110,21 @@ class WrappedHost:
         return self.inner.run_patch()
 
 
-#: What is handed over of the guest of the bench: its page to write to, and kernel text.
+#: What is handed over of the guest of the bench: its page to write to, kernel text, read-only data, and modules.
 TARGET_PFN = CANARY - 1
-TEXTS = (
+FIRST = (
     TextObject(PageRange(TARGET_PFN, TARGET_PFN + 1)),
     TextObject(PageRange(*SPANS[1]), (TextSite(0, 0, SiteForm.MCOUNT, 5),), (0,)),
+    TextObject(PageRange(50, 51), data=True),
 )
+LATE = (TextObject(PageRange(*SPANS[2]), more=(TextRun(PageRange(CANARY + 1, SPANS[3][1]), 0x3000),)),)
+TEXTS = (*FIRST, *LATE)
+
+
+def given(logs: bool, left: tuple[str, ...] = ()) -> HandOver:
+    """All of that, with what could not be compared."""
+    first, late = (tuple(replace(text, logs=logs) for text in texts) for texts in (FIRST, LATE))
+    return HandOver(first, late, left)
 
 
 class GuestKnobs(LiveKnobs):
@@ -145,6 +154,7 @@ class Bench:
     policy: Policy = field(default_factory=Policy)
     room: Room = field(default_factory=NoRoom)
     packs: int = 8
+    left: tuple[str, ...] = ()  #: of what should be handed over
     policies: list[Policy] = field(default_factory=list)  #: of each look
     told: list[tuple[Event, dict[str, str]]] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
@@ -182,7 +192,7 @@ class Bench:
             mode=self.mode,
             tell=self.tell,
             room=self.room,
-            texts=lambda _plan, policy: tuple(replace(t, logs=policy.level is Level.TEXT_LOG) for t in TEXTS),
+            texts=lambda _plan, policy: given(policy.level is Level.TEXT_LOG, self.left),
             packs=self.packs,
             reach=reach,
             sleep=self.slept.append,

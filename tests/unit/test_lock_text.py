@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mbecguard.host.base import HostErrno, HostRefusedError, HostText, Outcome, TextMode
-from mbecguard.host.text import TextObject, digest_of
+from mbecguard.host.text import HandOver, TextObject, digest_of
 from mbecguard.plan.policy import Level, Policy
 from mbecguard.records.record import EXPECTED, Probe, State, Step
 from mbecguard.values.errors import Exit
 from mbecguard.values.events import Event
-from tests.lockbench import OPTIONS, TARGET_PFN, TEXTS, Bench, WrappedHost
+from tests.lockbench import FIRST, OPTIONS, TARGET_PFN, TEXTS, Bench, WrappedHost
 from tests.lockchecks import TEXT_PROBES, refusing
 from tests.plans import SPANS
 
@@ -55,7 +55,7 @@ def test_level_text(tmp_path: Path) -> None:
     assert guest.host.hypervisor.store(SPANS[1][1] << 12)  # the page behind it
     assert (told(guest).holds, told(guest).digest) == (TextMode.ENFORCE, digest_of(TEXTS))
     assert guest.status().state is State.SEALED
-    assert {"pages": "5", "level": "text", "digest": digest_of(TEXTS)} in [
+    assert {"pages": "8", "level": "text", "digest": digest_of(TEXTS)} in [
         facts for event, facts in guest.told if event is Event.TEXT_HELD
     ]
 
@@ -166,7 +166,7 @@ def test_text_that_was_changed_is_not_handed_over(tmp_path: Path) -> None:
     assert (told(guest).pages, guest.host.query().restricted) == (0, False)
 
 
-def changed(_plan: object, _policy: object) -> Sequence[TextObject]:
+def changed(_plan: object, _policy: object) -> HandOver:
     raise HostRefusedError(HostErrno.FAULT, "kernel text is not as its file says")
 
 
@@ -174,11 +174,59 @@ def changed(_plan: object, _policy: object) -> Sequence[TextObject]:
 def test_a_lock_that_fails_behind_it_goes_on_later(tmp_path: Path, step: Step) -> None:
     guest = bench(tmp_path)
     guest.fails(reach=refusing(step, HostRefusedError(HostErrno.INVALID, "test")))
-    assert (told(guest).digest, guest.host.query().restricted) == (digest_of(TEXTS), False)
+    assert (told(guest).digest, guest.host.query().restricted) == (digest_of(FIRST), False)
     record = guest.again().lock()
     assert (record.state, record.level) == (State.SEALED, Level.TEXT)
     assert {e.probe for e in record.evidence} == {*EXPECTED} - {Probe.STORE_BEFORE}
-    assert told(guest.again()).pages == 5  # nothing was handed over twice
+    assert told(guest.again()).pages == 8  # nothing was handed over twice
+
+
+class Counting(WrappedHost):
+    """Knows how much was handed over when the guest was sealed, and kills the agent behind the last of it."""
+
+    def hand_over(self, text: TextObject) -> None:
+        assert self.query().sealed is (text in TEXTS[len(FIRST) :])
+        self.inner.hand_over(text)
+        if text is TEXTS[-1] or text == TEXTS[-1]:
+            raise KilledError
+
+
+class KilledError(BaseException):
+    pass
+
+
+def test_modules_come_when_none_can_go_any_more(tmp_path: Path) -> None:
+    guest = bench(tmp_path)
+    with pytest.raises(KilledError):
+        guest.lock(Counting(guest.host))
+    assert told(guest).digest == digest_of(TEXTS)
+    record = guest.again().lock()
+    assert (record.state, record.text_digest) == (State.SEALED, digest_of(TEXTS))
+    assert told(guest.again()).pages == 8
+
+
+class NoRoom(WrappedHost):
+    def hand_over(self, text: TextObject) -> None:
+        if self.query().sealed:
+            raise HostRefusedError(HostErrno.TOO_BIG, "hand over text")
+        self.inner.hand_over(text)
+
+
+def test_a_host_without_room_for_modules(tmp_path: Path) -> None:
+    guest = bench(tmp_path)
+    record = guest.lock(NoRoom(guest.host))
+    assert (record.state, record.level, record.text_digest) == (State.SEALED, Level.TEXT, digest_of(FIRST))
+    assert [why.id for why in record.reasons] == ["text-left"]
+    assert guest.status().state is State.SEALED
+
+
+def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
+    guest = bench(tmp_path)
+    guest.left = ("nvidia",)
+    record = guest.lock()
+    assert record.state is State.SEALED
+    assert ["nvidia" in why.text for why in record.reasons] == [True]
+    assert not bench(tmp_path / "other").lock().reasons
 
 
 def test_killed_between_the_two(tmp_path: Path) -> None:
@@ -206,7 +254,7 @@ def test_text_that_somebody_else_handed_over(tmp_path: Path, before: Callable[[o
     assert not guest.host.query().sealed
 
 
-@pytest.mark.parametrize("step", [Step.ONE_WAY, Step.RECORD])
+@pytest.mark.parametrize("step", [Step.MODULES, Step.ONE_WAY, Step.RECORD])
 def test_a_seal_that_was_killed_is_completed(tmp_path: Path, step: Step) -> None:
     guest = bench(tmp_path)
 

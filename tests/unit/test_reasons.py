@@ -30,6 +30,7 @@ FACTS = (
         "frozen",
         "count",
         "level",
+        "names",
     ),
 )
 

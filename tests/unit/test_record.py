@@ -79,7 +79,7 @@ def test_states_and_steps_are_those_of_the_contract() -> None:
     assert [*State] == ["open", "applied", "proven", "sealed", "degraded"]
     assert " -> ".join(Step) == (
         "check -> hold -> reserve -> survey -> apply -> resurvey -> prove -> freeze -> settle -> last-survey -> "
-        "tighten -> text -> pin -> seal -> one-way -> record"
+        "tighten -> text -> pin -> seal -> modules -> one-way -> record"
     )
     assert encode(make_record())["schema"] == "mbecguard.record/2"
     assert encode(make_record())["level"] == "exec"

@@ -9,15 +9,16 @@ import pytest
 
 from mbecguard.guest.procfs import Kallsyms
 from mbecguard.host.text import OFFSETS, SiteForm, TextObject, TextSite
-from mbecguard.text import handover
 from mbecguard.text.frozen import BY_ID, FrozenKeys, keys_of
-from mbecguard.text.handover import kernel_text, target_page
-from mbecguard.text.reference import NOWHERE
+from mbecguard.text.look import Placed
+from mbecguard.text.objects import ENDBR_BYTES, Part, kernel_data, kernel_text, modules_text, target_page
+from mbecguard.text.reference import NOWHERE, Reference
 from mbecguard.values.errors import UserError
 from mbecguard.values.pages import PageRange
 from tests import textmaker as made
 from tests.elfmaker import TEXT_VA
-from tests.unit.test_text_sites import MOVED, kernel
+from tests.unit.test_text_sites import MOVED, module
+from tests.unit.test_text_sites import kernel as reference_of
 
 BASE = TEXT_VA + MOVED
 PFN = 0x1200
@@ -32,6 +33,11 @@ def symbols(**more: int) -> Kallsyms:
     lines = [f"{va + MOVED:016x} T {name}\n" for name, va in made.SYMBOLS.items()]
     lines += [f"{BASE + offset:016x} D {name}\n" for name, offset in more.items()]
     return Kallsyms("".join(lines).encode())
+
+
+def kernel(reference: Reference | None = None, base: int = BASE) -> Placed:
+    found = reference or reference_of()
+    return Placed(found, tuple(base + piece.va - found.pieces[0].va for piece in found.pieces))
 
 
 def text(*frozen: str, **more: int) -> TextObject:
@@ -54,7 +60,7 @@ def test_the_sites_are_those_that_are_patched_after_a_boot() -> None:
         (made.TRAMPOLINE, 0, SiteForm.TAIL_CALL, 5, False),
     ]
     assert found.pages == PageRange(PFN, PFN + 1)
-    assert found.tracers == (made.TRACER, 0)  # ftrace_regs_caller: this kernel has none
+    assert found.tracers == (made.TRACER, made.TRACER)  # ftrace_regs_caller: this kernel has none
     assert not found.logs
 
 
@@ -68,7 +74,7 @@ def test_targets_are_functions_inside_of_the_text() -> None:
 @pytest.mark.parametrize("moved", [0, 1 << 21])
 def test_nothing_depends_on_where_the_kernel_lies(moved: int) -> None:
     lines = b"".join(b"%016x T %s\n" % (va + moved, name.encode()) for name, va in made.SYMBOLS.items())
-    assert kernel_text(kernel(), Kallsyms(lines), PFN) == text()
+    assert kernel_text(kernel(base=TEXT_VA + moved), Kallsyms(lines), PFN) == text()
 
 
 @pytest.mark.parametrize(
@@ -113,26 +119,76 @@ def test_a_hook_of_bpf(endbr: int) -> None:
 
 
 def test_a_branch_to_nowhere_is_no_site() -> None:
-    reference = kernel()
+    reference = reference_of()
     jumps = next(found for found in reference.sites if found.kind == "jump label")
     jumps.argument[1] = NOWHERE
-    assert made.SHORT not in [s.offset for s in kernel_text(reference, symbols(), PFN).sites]
+    assert made.SHORT not in [s.offset for s in kernel_text(kernel(reference), symbols(), PFN).sites]
 
 
 def test_two_kinds_at_one_place_are_a_contradiction() -> None:
-    reference = kernel()
+    reference = reference_of()
     jumps = next(found for found in reference.sites if found.kind == "jump label")
     jumps.where[1] = made.BRANCH + 1
     with pytest.raises(UserError, match="two patch sites"):
-        kernel_text(reference, symbols(), PFN)
+        kernel_text(kernel(reference), symbols(), PFN)
 
 
 def test_a_site_that_is_listed_twice_is_one() -> None:
-    reference = kernel()
+    reference = reference_of()
     twice = replace(reference, sites=(*reference.sites, *reference.sites))
-    assert kernel_text(twice, symbols(), PFN) == text()
+    assert kernel_text(kernel(twice), symbols(), PFN) == text()
 
 
 def test_the_page_to_write_to() -> None:
     assert target_page(7, logs=True) == TextObject(PageRange(7, 8), logs=True)
-    assert handover.ENDBR_BYTES == 4
+    assert ENDBR_BYTES == 4
+
+
+#: Where the toy's module is: its text begins sixteen bytes before the end of a page, and goes on in a frame elsewhere.
+MODULE_VA = 0xFFFFFFFFC0200000
+PARTS = (Part(MODULE_VA, PageRange(0x90, 0x91)), Part(MODULE_VA + 0x1000, PageRange(0x40, 0x41)))
+
+
+def loaded(va: int = MODULE_VA + 0xFF0) -> Placed:
+    reference = module()
+    return Placed(reference, tuple(va + piece.start for piece in reference.pieces))
+
+
+def with_module(*names: tuple[str, int]) -> Kallsyms:
+    lines = (b"%016x t %s\t[toy]\n" % (MODULE_VA + offset, name.encode()) for name, offset in names)
+    return Kallsyms(symbols()._data + b"".join(lines))
+
+
+def test_modules_are_one_object() -> None:
+    found = modules_text([loaded()], [PARTS[1], PARTS[0]], kernel(), with_module(("entry", 0xFF0), ("exit", 0x1050)))
+    assert [tuple(run) for run in found.runs] == [(PageRange(0x90, 0x91), 0), (PageRange(0x40, 0x41), 0x1000)]
+    assert [tuple(s) for s in found.sites] == [
+        (0xFF0 + made.MODULE_ENTRY, 0, SiteForm.MCOUNT, 5, False),
+        (0xFF0 + made.MODULE_BRANCH, 0xFF0 + 0x60, SiteForm.JUMP, 5, False),
+    ]
+    text_at = (BASE - MODULE_VA) % OFFSETS
+    assert found.tracers == (((text_at + made.TRACER) % OFFSETS,) * 2)
+    assert {0xFF0, 0x1050, (text_at + made.FUNCTION) % OFFSETS} <= set(found.targets)
+    assert not found.data
+
+
+def test_functions_of_modules_may_be_called_by_the_kernel() -> None:
+    """What hangs on a tracepoint may be a module's: register_trace_*(), as drop_monitor does."""
+    known = with_module(("probe", 0xFF8), ("elsewhere", 0x2000))
+    found = kernel_text(kernel(), known, PFN, modules=PARTS)
+    assert set(found.targets) - set(text().targets) == {(MODULE_VA + 0xFF8 - BASE) % OFFSETS}
+    assert kernel_text(kernel(), known, PFN) == text()
+
+
+def test_a_module_outside_of_its_parts_is_a_contradiction() -> None:
+    with pytest.raises(ValueError, match="outside"):
+        modules_text([loaded()], [PARTS[0], Part(MODULE_VA + 0x2000, PageRange(0x40, 0x41))], kernel(), symbols())
+
+
+def test_read_only_data() -> None:
+    named = symbols(__start_rodata=0x2000, __end_rodata=0x5000)
+    assert kernel_data(named, PFN) == TextObject(PageRange(PFN + 2, PFN + 5), data=True)
+    inwards = symbols(__start_rodata=0x2001, __end_rodata=0x4FFF)
+    assert kernel_data(inwards, PFN) == TextObject(PageRange(PFN + 3, PFN + 4), data=True)
+    assert kernel_data(symbols(), PFN) is kernel_data(symbols(__start_rodata=0x2000), PFN) is None
+    assert kernel_data(symbols(__start_rodata=0x2000, __end_rodata=0x2000), PFN) is None

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from mbecguard.host.base import Host, HostRefusedError
-from mbecguard.host.text import TextObject
+from mbecguard.host.text import HandOver
 from mbecguard.lock.proof import Prober
 from mbecguard.lock.room import NoRoom, Room
 from mbecguard.lock.stop import Stop
@@ -37,11 +37,11 @@ class Seen:
     obstacles: tuple[Finding, ...] = ()  #: to the policy's level
 
 
-#: The page of text to write to, and the kernel's text, as a plan and a policy have them; dies of text that was changed.
-Texts = Callable[[Plan, Policy], Sequence[TextObject]]
+#: What is handed over, as a plan and a policy have it; dies of text that was changed.
+Texts = Callable[[Plan, Policy], HandOver]
 
 
-def no_texts(_plan: Plan, _policy: Policy) -> Sequence[TextObject]:
+def no_texts(_plan: Plan, _policy: Policy) -> HandOver:
     """Of a guest whose text nobody can read."""
     die("the kernel's text cannot be read here", 'policy.level = "exec" needs none')
 
@@ -74,6 +74,7 @@ class Context:
     sealed: bool = field(default=False, init=False)
     pins: tuple[str, ...] = field(default=(), init=False)  #: names of what the host has pinned
     text_digest: str = field(default="", init=False)  #: of the kernel text that the host holds
+    given: HandOver | None = field(default=None, init=False)  #: what this run hands over
     untold: bool = field(default=False, init=False)  #: the seal is proven, and nobody has heard of it
     prober: Prober = field(init=False)
     undo: UndoStack = field(init=False)

@@ -26,10 +26,10 @@ def resume(lock: Context, known: Journal | Record | None) -> Record:
     hold(lock)
     freeze(lock)
     pin(lock)
-    keep_again(lock, known.text_digest if known else "")
+    left = keep_again(lock, known.text_digest if known else "", interrupted=isinstance(known, Journal))
     _seal_again(lock)
     refused = freeze_for_good(lock)
-    return finish(lock, State.SEALED, *reasons, *remaining(lock), *refused)
+    return finish(lock, State.SEALED, *reasons, *remaining(lock), *left, *refused)
 
 
 def _recall(lock: Context, known: Journal | Record | None) -> tuple[Reason, ...]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The step that hands kernel text over to the host, and tries what that is worth.
+"""The steps that hand text over to the host, and try what that is worth.
 
-It comes when nothing is patched any more and before the pin. Nothing takes text back but a reset of the guest: a lock
-that fails later leaves it with the host, which accepts the kernel's own patches, and a rerun goes on with it.
+The kernel's comes when nothing is patched any more and before the pin. Nothing takes text back but a reset of the
+guest: a lock that fails later leaves it with the host, which accepts the kernel's own patches, and a rerun goes on with
+it. A module's pages are others' when it goes: so its text comes behind the seal, which none leaves.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate
 
-from mbecguard.host.base import Host, HostText, Outcome, TextMode
-from mbecguard.host.text import NOTHING, fold
+from mbecguard.host.base import Host, HostRefusedError, HostText, Outcome, TextMode
+from mbecguard.host.text import NOTHING, HandOver, fold
 from mbecguard.lock.check import refuse
 from mbecguard.lock.context import Context
 from mbecguard.plan.policy import Level
+from mbecguard.records.reasons import Reason, reason
 from mbecguard.records.record import HOLDS, Probe, Step
 from mbecguard.values.errors import die
 from mbecguard.values.events import Event
@@ -45,7 +47,8 @@ def keep_text(lock: Context) -> None:
         return
     lock.begin(Step.TEXT)
     with lock.stop.interrupted():
-        texts = lock.texts(lock.plan, lock.planned_by)
+        given = lock.texts(lock.plan, lock.planned_by)
+    texts = given.first
     if lock.host.target_pfn is None:
         refuse("this host brings no page of text to write to, so nothing could be proven", "load the mbecguard shim")
     digests = [*accumulate(texts, fold, initial=NOTHING)]
@@ -58,9 +61,33 @@ def keep_text(lock: Context) -> None:
     lock.prober.believe()
     for text in texts[max(held, 1) :]:
         lock.host.hand_over(text)
+    lock.text_digest, lock.given = digests[-1], given
+    prove_text(lock)
+
+
+def keep_modules(lock: Context) -> list[Reason]:
+    """Hand over what is left when the seal holds, and announce all of it; returns why some of it is not."""
+    if lock.given is None:
+        return []
+    lock.begin(Step.MODULES)
+    reasons = _hand_modules(lock, lock.given)
+    held = told_of(lock)
+    lock.say(Event.TEXT_HELD, pages=str(held.pages), level=lock.planned_by.level, digest=lock.text_digest)
+    return reasons
+
+
+def _hand_modules(lock: Context, given: HandOver) -> list[Reason]:
+    """A host without room for it leaves the guest sealed, as it is."""
+    digests = [*accumulate((*given.first, *given.modules), fold, initial=NOTHING)]
+    left = [reason("text-left", names=", ".join(given.left), problem="not as its file says")] if given.left else []
+    try:
+        for text in given.modules[max(_held(lock, digests) - len(given.first), 0) :]:
+            lock.host.hand_over(text)
+    except HostRefusedError as error:
+        return [*left, reason("text-left", names="all modules", problem=error)]
     lock.text_digest = digests[-1]
     prove_text(lock)
-    lock.say(Event.TEXT_HELD, pages=str(sum(len(t.pages) for t in texts)), level=level, digest=lock.text_digest)
+    return left
 
 
 def _held(lock: Context, digests: Sequence[str]) -> int:
@@ -68,7 +95,8 @@ def _held(lock: Context, digests: Sequence[str]) -> int:
     with suppress(ValueError):
         return digests.index(told_of(lock).digest)
     refuse(
-        "the host holds kernel text that was handed over otherwise, by somebody else or with another policy.level",
+        "the host holds kernel text that was handed over otherwise, by somebody else, with another policy.level "
+        "or with other modules",
         "only a reset of the guest takes it back",
     )
 
@@ -101,9 +129,14 @@ def prove_text(lock: Context) -> None:
     lock.prober.believe(lock.planned_by.level)
 
 
-def keep_again(lock: Context, digest: str) -> None:
-    """The same of a guest that is sealed already, whose text has that digest."""
-    if lock.planned_by.level is not Level.EXEC:
-        lock.text_digest = digest
-        prove_store(lock)
-        prove_text(lock)
+def keep_again(lock: Context, digest: str, *, interrupted: bool) -> list[Reason]:
+    """The same of a guest that is sealed already, whose text has that digest, or had when the lock was interrupted."""
+    if lock.planned_by.level is Level.EXEC:
+        return []
+    lock.text_digest = digest
+    prove_store(lock)
+    if interrupted:
+        lock.given = lock.texts(lock.plan, lock.planned_by)
+        return keep_modules(lock)
+    prove_text(lock)
+    return []

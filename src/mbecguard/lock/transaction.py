@@ -28,7 +28,7 @@ from mbecguard.lock.reserve import reserve
 from mbecguard.lock.resume import resume
 from mbecguard.lock.steps import finish, freeze, freeze_for_good, hold, pin, prove_seal, remaining
 from mbecguard.lock.stop import StoppedError
-from mbecguard.lock.text import keep_text, text_misfit
+from mbecguard.lock.text import keep_modules, keep_text, text_misfit
 from mbecguard.plan.value import Plan
 from mbecguard.records.reasons import reason
 from mbecguard.records.record import Journal, Probe, Record, State, Step
@@ -106,8 +106,9 @@ class Transaction(Context):
         keep_text(self)
         pin(self)
         self._seal()
+        left = keep_modules(self)
         refused = freeze_for_good(self)
-        return finish(self, State.SEALED, *remaining(self), *refused)
+        return finish(self, State.SEALED, *remaining(self), *left, *refused)
 
     def _recover(self, restricted: bool, held: bool) -> None:
         """Undo what a killed agent left half done."""

@@ -127,6 +127,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "the host does not hold the kernel text that was handed over to it: its digest is {found}, not {wanted}",
         "take it for an attack, or for a guest that was moved; reset the guest, then lock it",
     ),
+    "text-left": (
+        "whoever can write to memory can still change {names}, which the host does not hold: {problem}",
+        "`mbecguard audit --set audit.text=true` tells what differs, or why nobody can compare it",
+    ),
     "text-not-enforced": (
         "the host does stores to kernel text that level {level} forbids",
         "ask the host's administrator for kvm.mbecguard_text=enforce, reset the guest, then lock it",

@@ -54,12 +54,13 @@ class Step(StrEnum):
     TEXT = "text"
     PIN = "pin"
     SEAL = "seal"
+    MODULES = "modules"
     ONE_WAY = "one-way"
     RECORD = "record"
 
 
 #: Steps that begin when the seal holds.
-SEALED_STEPS = frozenset({Step.ONE_WAY, Step.RECORD})
+SEALED_STEPS = frozenset({Step.MODULES, Step.ONE_WAY, Step.RECORD})
 
 
 class Probe(StrEnum):

@@ -137,15 +137,19 @@ class Session:
         return Planner()
 
     def symbol_at(self, pa: int) -> str:
-        """The symbol at a physical address of kernel text, by the plan of this boot's seal; empty: nobody knows."""
+        """The symbol at a physical address of what was handed over, by this boot's seal; empty: nobody knows.
+
+        What the seal does not keep is data of the kernel, which lies behind its text.
+        """
         from mbecguard.guest.procfs import Kallsyms
 
         entry = self.store.last(self.guest.boot_id)
         plan = self.store.plan(entry.record) if entry else None
         kept = plan.kept(pa >> PAGE_SHIFT) if plan else None
-        if kept is None:
+        if plan is None:
             return ""
-        return Kallsyms(self.guest.tree.data("proc/kallsyms") or b"").nearest(kept.va + pa - (kept.start << PAGE_SHIFT))
+        va = kept.va + pa - (kept.start << PAGE_SHIFT) if kept else plan.kernel.text_va + pa - plan.kernel.text_pa
+        return Kallsyms(self.guest.tree.data("proc/kallsyms") or b"").nearest(va)
 
     @property
     def simulated(self) -> bool:

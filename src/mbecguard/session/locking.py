@@ -6,14 +6,15 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from mbecguard.host.text import TextObject
+from mbecguard.host.text import HandOver
 from mbecguard.lock.ending import NOT_LOCKED
 from mbecguard.lock.transaction import Transaction
 from mbecguard.plan.policy import CodeKind, Level, Policy, from_settings
 from mbecguard.plan.value import Plan, span_of
 from mbecguard.records.identity import identify
 from mbecguard.session import Session
-from mbecguard.text.handover import handed_over
+from mbecguard.text.handover import Places, handed_over
+from mbecguard.text.objects import Part
 from mbecguard.values.errors import Exit, UserError, die
 from mbecguard.values.events import Tell
 from mbecguard.values.pages import PAGE_SHIFT
@@ -27,15 +28,18 @@ def _sealed(session: Session) -> bool:
         return False
 
 
-def texts(session: Session, plan: Plan, policy: Policy) -> tuple[TextObject, ...]:
+def texts(session: Session, plan: Plan, policy: Policy) -> HandOver:
     """What is handed over to the host, as a plan and a policy have it. Dies of text that is not as it should be."""
+    modules: dict[str, list[Part]] = {}
+    for kept in plan.keep:
+        if kept.kind is CodeKind.MODULE_TEXT:
+            modules.setdefault(kept.owner, []).append(Part(kept.va, kept.pages))
+    target, text = session.host.target_pfn or 0, plan.kernel.text_pa >> PAGE_SHIFT
     return handed_over(
         session.guest,
         session.places.cache,
         session.note,
-        target_pfn=session.host.target_pfn or 0,
-        text_pfn=plan.kernel.text_pa >> PAGE_SHIFT,
-        hooks=span_of(plan, CodeKind.BPF),
+        Places(target, text, span_of(plan, CodeKind.BPF), modules),
         frozen=policy.frozen_keys,
         logs=policy.level is not Level.TEXT,
     )

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from mbecguard.guest.images import Images
 from mbecguard.guest.procfs import Kallsyms, LoadedModule, parse_modules, parse_number
@@ -94,13 +95,21 @@ def look(
         return looker.result()
 
 
-def look_at_kernel(
+class Placed(NamedTuple):
+    """What a file says of its text, and at which virtual address each of its pieces is."""
+
+    reference: Reference
+    addresses: tuple[int, ...]
+
+
+def look_with_files(
     guest: Guest, kallsyms: Kallsyms, cache_dir: Path | None, note: Note = unnoted
-) -> tuple[TextLook, Reference]:
-    """The same of the kernel alone, and what its file says of its text."""
+) -> tuple[TextLook, dict[str, Placed]]:
+    """The same, and by its owner all that is as its file says."""
     with _looking(guest, kallsyms, cache_dir, note, time.sleep) as looker:
-        reference = looker.kernel()
-        return looker.result(), reference
+        looker.kernel()
+        looker.modules()
+        return looker.result(), looker.placed
 
 
 @contextmanager
@@ -126,6 +135,7 @@ class _Looker:
     note: Note
     sleep: Callable[[float], None]
     found: _Findings = field(default_factory=_Findings)
+    placed: dict[str, Placed] = field(default_factory=dict)
 
     @cached_property
     def symbols(self) -> Symbols:
@@ -173,8 +183,8 @@ class _Looker:
             found.bytes, found.sites, found.modules, tuple(spots[:SHOWN]), len(spots), found.untold, problems
         )
 
-    def kernel(self) -> Reference:
-        """Compare the kernel; what its file says of its text."""
+    def kernel(self) -> None:
+        """Compare the kernel."""
         build_id = notes_build_id(self.guest.tree.data("sys/kernel/notes") or b"")
 
         def read() -> Reference:
@@ -186,8 +196,8 @@ class _Looker:
 
         reference = self.cache.get(build_id, read)
         moved = self._text_va - reference.pieces[0].va
-        self._compare(KERNEL, reference, addresses_of(reference.pieces, moved), lambda: [moved])
-        return reference
+        addresses = addresses_of(reference.pieces, moved)
+        self._compare(KERNEL, reference, addresses, lambda: [moved])
 
     @property
     def _text_va(self) -> int:
@@ -236,6 +246,7 @@ class _Looker:
         self.found.sites += sum(len(sites.where) for sites in reference.sites)
         place = json.dumps([self.guest.boot_id, reference.build_id, *addresses])
         if self.accepted.has(owner, place, self._read(owner, reference, addresses)):
+            self.placed[owner] = Placed(reference, tuple(addresses))
             return
         expected = relocated(reference, addresses, values())
         lasting: dict[int, Change] | None = None
@@ -249,6 +260,8 @@ class _Looker:
             lasting = now if lasting is None else {place: now[place] for place in lasting if place in now}
             if not lasting:
                 break
+        if not lasting:
+            self.placed[owner] = Placed(reference, tuple(addresses))
         if not lasting and not expected.untold:
             self.accepted.add(owner, place, memory)
         self.found.untold += sum(length for _, length in expected.untold)

@@ -255,7 +255,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         {
             **BEFORE,
             "handed": re.compile(
-                "store ran, then denied; patch ran; [0-9]{5} sites, [0-9]{1,5} frozen; [34][0-9]{3} pages"
+                "store ran, then denied; patch ran; [0-9]{5} sites, [0-9]{1,5} frozen; [0-9]{4} pages of data; "
+                "[0-9]{3,5} sites in [0-9]+ runs of modules; left mbectest; [0-9]{4} pages"
             ),
             "charged-kib": re.compile("[0-9]+ for [0-9]+"),
             "charged": "text and tables",
