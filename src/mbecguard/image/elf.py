@@ -10,10 +10,10 @@ goes wrong is a `UserError`. Layout: System V ABI, chapter 4, with the AMD64 sup
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 from mbecguard.values.errors import UserError, die
@@ -41,20 +41,7 @@ class ElfType(IntEnum):
     DYN = 3  #: vmlinux linked as PIE
 
 
-@dataclass(frozen=True, slots=True)
-class Elf:
-    """A checked x86-64 ELF: its loadable (SHF_ALLOC) program and note sections in header order.
-
-    `raw` has every section by its number, as bytes that nobody interprets.
-    """
-
-    type: ElfType
-    sections: tuple[RawSection, ...]
-    raw: tuple[RawSection, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RawSection:
+class RawSection(NamedTuple):
     """One section as its header has it; `content` is empty if it takes no room in the file."""
 
     name: str
@@ -66,6 +53,21 @@ class RawSection:
     info: int
     content: memoryview
     align: int = 1
+
+
+@dataclass(frozen=True)
+class Elf:
+    """A checked x86-64 ELF: its loadable (SHF_ALLOC) program and note sections in header order."""
+
+    type: ElfType
+    sections: tuple[RawSection, ...]
+    _section: Callable[[_SectionHeader], RawSection]
+    _headers: tuple[_SectionHeader, ...]
+
+    @cached_property
+    def raw(self) -> tuple[RawSection, ...]:
+        """Every section by its number, as bytes that nobody interprets. A module has 50 that only text/ asks for."""
+        return tuple(map(self._section, self._headers))
 
 
 class _SectionHeader(NamedTuple):
@@ -100,15 +102,14 @@ def _open(data: bytes, types: frozenset[ElfType]) -> Elf:
         wanted = " or ".join(sorted(kinds))
         die(f"not an x86-64 ELF file of type {wanted} (type {header.e_type}, machine {header.e_machine})")
     headers, names = _section_headers(data, header)
-    raw = tuple(_raw(data, item, headers[names]) for item in headers)
-    return Elf(kinds[header.e_type], tuple(raw[index] for index in _loadable(headers)), raw)
+    section = partial(_raw, memoryview(data), data[names.offset : names.offset + names.size])
+    return Elf(kinds[header.e_type], tuple(map(section, _loadable(headers))), section, headers)
 
 
-def _raw(data: bytes, item: _SectionHeader, names: _SectionHeader) -> RawSection:
-    start = names.offset + item.name
-    name = data[start : data.index(b"\0", start)].decode(errors="replace")
+def _raw(data: memoryview, names: bytes, item: _SectionHeader) -> RawSection:
+    name = names[item.name : names.index(b"\0", item.name)].decode(errors="replace")
     held = 0 if item.type in (_SHT_NULL, _SHT_NOBITS) else item.size
-    content = memoryview(data)[item.offset : item.offset + held]
+    content = data[item.offset : item.offset + held]
     return RawSection(name, item.type, item.flags, item.address, item.size, item.link, item.info, content, item.align)
 
 
@@ -122,8 +123,8 @@ def _header_layout() -> Any:
     return structs.Elf_Ehdr
 
 
-def _section_headers(data: bytes, header: Any) -> tuple[list[_SectionHeader], int]:
-    """All of them, and the number of the one with their names."""
+def _section_headers(data: bytes, header: Any) -> tuple[tuple[_SectionHeader, ...], _SectionHeader]:
+    """All of them, and that of their names."""
     offset, entry_size, count, names_index = header.e_shoff, header.e_shentsize, header.e_shnum, header.e_shstrndx
     if offset and entry_size == _SECTION_HEADER.size and offset + entry_size <= len(data):
         first = _SectionHeader(*_SECTION_HEADER.unpack_from(data, offset))
@@ -133,15 +134,15 @@ def _section_headers(data: bytes, header: Any) -> tuple[list[_SectionHeader], in
     if offset + count * entry_size > len(data):
         die("cut short: the section table lies behind the end of the file")
     table = memoryview(data)[offset : offset + count * entry_size]
-    headers = [_SectionHeader(*fields) for fields in _SECTION_HEADER.iter_unpack(table)]
+    headers = tuple(map(_SectionHeader._make, _SECTION_HEADER.iter_unpack(table)))
     for item in headers:
         if item.type not in (_SHT_NULL, _SHT_NOBITS) and item.offset + item.size > len(data):
             die("cut short: a section lies behind the end of the file")
     _check_names(data, headers, headers[names_index])
-    return headers, names_index
+    return headers, headers[names_index]
 
 
-def _check_names(data: bytes, headers: list[_SectionHeader], names: _SectionHeader) -> None:
+def _check_names(data: bytes, headers: Iterable[_SectionHeader], names: _SectionHeader) -> None:
     if names.type != _SHT_STRTAB:
         die("its section names are not in a string table")
     for item in headers:
@@ -152,11 +153,11 @@ def _check_names(data: bytes, headers: list[_SectionHeader], names: _SectionHead
         die("a section name does not end")
 
 
-def _loadable(headers: list[_SectionHeader]) -> Iterator[int]:
-    for index, item in enumerate(headers):
+def _loadable(headers: Iterable[_SectionHeader]) -> Iterator[_SectionHeader]:
+    for item in headers:
         if not item.flags & SHF_ALLOC:
             continue
         if item.type in (SHT_PROGBITS, _SHT_NOBITS, SHT_NOTE) and not item.flags & SHF_COMPRESSED:
-            yield index
+            yield item
         elif item.flags & SHF_EXECINSTR:
             die(f"code in a section of type {item.type:#x}, flags {item.flags:#x}")

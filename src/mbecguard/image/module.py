@@ -77,34 +77,34 @@ class ModuleIndex:
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        self._named: dict[str, list[Path]] = {}
-        self._foreign: list[Path] = []
+        self._named: dict[str, list[str]] = {}
+        self._foreign: list[str] = []
         for folder in folders:
             for rank, root, file in sorted(_module_files(folder)):
-                self._named.setdefault(module_name(file), []).append(Path(root, file))
+                self._named.setdefault(module_name(file), []).append(f"{root}/{file}")
                 if rank != _SEARCH_ORDER.index("kernel"):
-                    self._foreign.append(Path(root, file))
+                    self._foreign.append(f"{root}/{file}")
 
     @property
     def first(self) -> dict[str, Path]:
         """The file that depmod would take for each name."""
-        return {name: files[0] for name, files in self._named.items()}
+        return {name: Path(files[0]) for name, files in self._named.items()}
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
-        return tuple(file for files in self._named.values() for file in files)
+        return tuple(Path(file) for files in self._named.values() for file in files)
 
     def named(self, name: str) -> tuple[Path, ...]:
         """All files of that name, best first."""
-        return tuple(self._named.get(name, ()))
+        return tuple(map(Path, self._named.get(name, ())))
 
     def unclaimed(self, loaded: Collection[str]) -> tuple[Path, ...]:
         """Files that are not the kernel's own and bear no name of a loaded module: .modinfo may say another name.
 
         In kernel/ a file and its module always have one name (scripts/Makefile.lib, KBUILD_MODNAME).
         """
-        return tuple(file for file in self._foreign if module_name(file.name) not in loaded)
+        return tuple(Path(file) for file in self._foreign if module_name(file) not in loaded)
 
 
 def _placed(sections: tuple[Section, ...], unload: bool) -> Iterator[tuple[Section, int]]:
@@ -137,17 +137,25 @@ def _own_name(elf: Elf) -> str:
 def _module_files(folder: Path) -> Iterator[tuple[int, str, str]]:
     """Rank in the search order (low wins), folder and name of each module file."""
     seen = set()
-    for root, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
-        here = os.path.realpath(root)
+    for root, folders, files in os.walk(str(folder), onerror=_unreadable, followlinks=True):
+        here = _identity(root)
         if here in seen:  # a link that leads up, or twice to one place
             folders.clear()
             continue
         seen.add(here)
-        top = Path(root).relative_to(folder).parts[:1]
+        top = root.removeprefix(str(folder)).strip("/").partition("/")[0]
         if not top:
             folders[:] = [name for name in folders if name not in ("build", "source")]
-        rank = _SEARCH_ORDER.index(top[0]) if top and top[0] in _SEARCH_ORDER else len(_SEARCH_ORDER)
+        rank = _SEARCH_ORDER.index(top) if top in _SEARCH_ORDER else len(_SEARCH_ORDER)
         yield from ((rank, root, file) for file in files if _FILE.fullmatch(file))
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        found = Path(folder).stat()
+    except OSError as error:
+        _unreadable(error)
+    return found.st_dev, found.st_ino
 
 
 def _unreadable(error: OSError) -> NoReturn:
