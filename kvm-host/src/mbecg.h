@@ -97,6 +97,9 @@ bool mbecg_smi_allowed(struct kvm_vcpu *vcpu);
 void mbecg_after_rsm(struct kvm_vcpu *vcpu);
 
 bool mbecg_denied(struct kvm *kvm, gfn_t gfn);
+u64 mbecg_execute_bits(union kvm_mmu_page_role role);
+u64 mbecg_restricted(const struct mbecg_run *run, u64 bits, u64 spte, gfn_t gfn, int level);
+void mbecg_restrict(struct kvm *kvm, gfn_t start, gfn_t end);
 u32 __mbecg_root_role(struct kvm *kvm, union kvm_cpu_role cpu_role);
 u64 __mbecg_dropped(struct kvm *kvm, gfn_t gfn, union kvm_mmu_page_role role);
 int __mbecg_max_level(struct kvm *kvm, gfn_t gfn, int level);

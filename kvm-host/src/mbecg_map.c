@@ -58,6 +58,23 @@ bool mbecg_map_denies(const struct mbecg_map *map, u64 gfn)
 	return denied(attr_of_rank(map, rank_of(map, gfn)));
 }
 
+/* The first run that has a page frame in [@start, @end): all of it. */
+bool mbecg_map_denied_run(const struct mbecg_map *map, u64 start, u64 end, struct mbecg_run *run)
+{
+	u32 i = rank_of(map, start), last;
+
+	while (!denied(attr_of_rank(map, i)))
+		if (boundary(map, i++) >= end)
+			return false;
+	for (last = i; last < count(map) && denied(attr_of_rank(map, last + 1)); last++)
+		;
+	while (denied(attr_of_rank(map, i - 1)))
+		i--;
+	run->start = boundary(map, i - 1);
+	run->end = boundary(map, last);
+	return true;
+}
+
 /* Whether all of [@start, @end) is denied, or all of it is not. */
 bool mbecg_map_uniform(const struct mbecg_map *map, u64 start, u64 end)
 {
@@ -117,8 +134,13 @@ static u64 first_change(const struct mbecg_map *old, const struct mbecg_map *new
 static u64 last_change(const struct mbecg_map *old, const struct mbecg_map *new)
 {
 	u32 i = count(old), j = count(new);
-	u64 end = NO_BOUNDARY;
+	u64 end;
 
+	while (i && j && alike(old->keys[i - 1], new->keys[j - 1])) {
+		i--;
+		j--;
+	}
+	end = boundary(old, i);
 	while (!differ(old, i, new, j)) {
 		u64 of_old = i ? boundary(old, i - 1) : 0, of_new = j ? boundary(new, j - 1) : 0;
 

@@ -124,11 +124,33 @@ u32 __mbecg_root_role(struct kvm *kvm, union kvm_cpu_role cpu_role)
 	return unpaged && shadow_xs_mask && mbecg_has_mbec(kvm) ? MBECG_ROLE_UNPAGED : 0;
 }
 
-u64 __mbecg_dropped(struct kvm *kvm, gfn_t gfn, union kvm_mmu_page_role role)
+/* What an SPTE of a denied page has not, in page tables of @role. */
+u64 mbecg_execute_bits(union kvm_mmu_page_role role)
 {
-	if (role.smm || role.guest_mode || !mbecg_denied(kvm, gfn))
+	if (role.smm || role.guest_mode)
 		return 0;
 	return shadow_xs_mask | (role.word & MBECG_ROLE_UNPAGED ? mbecg_xu_mask() : 0);
+}
+
+u64 __mbecg_dropped(struct kvm *kvm, gfn_t gfn, union kvm_mmu_page_role role)
+{
+	return mbecg_denied(kvm, gfn) ? mbecg_execute_bits(role) : 0;
+}
+
+/*
+ * What becomes of a leaf in which a run of denied pages lies, or a part of it.
+ * It goes if it is a large one and only partly denied, or if KVM tracks access
+ * by it: then its bits are saved in others. What may run again gets its bits
+ * back when it is fetched.
+ */
+u64 mbecg_restricted(const struct mbecg_run *run, u64 bits, u64 spte, gfn_t gfn, int level)
+{
+	bool whole = gfn >= run->start && gfn + KVM_PAGES_PER_HPAGE(level) <= run->end;
+	bool tracked = is_access_track_spte(spte);
+
+	if (!(spte & bits) && !tracked)
+		return spte;
+	return whole && !tracked ? spte & ~bits : SHADOW_NONPRESENT_VALUE;
 }
 
 /* A mapping that is only partly denied must not be a huge one: make_spte() looks at one gfn. */
@@ -150,12 +172,28 @@ int __mbecg_max_level(struct kvm *kvm, gfn_t gfn, int level)
 }
 
 /*
+ * Have SPTEs follow the published map, and return when no vCPU is in guest mode
+ * with an old TLB. Page tables of KVM's older kind are zapped: what maps a page
+ * there is found by the page only.
+ */
+static void enforce(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+	if (!kvm_memslots_have_rmaps(kvm)) {
+		mbecg_restrict(kvm, start, end);
+		return;
+	}
+	kvm_zap_gfn_range(kvm, start, end);
+	/* Not left to the zap: another path may have zapped and not yet flushed. */
+	kvm_flush_remote_tlbs(kvm);
+}
+
+/*
  * Publish @new, which may be NULL; srcu and the VM's lock are held. All SPTEs
  * made after the swap follow the new map, as look-up and installation share
- * one mmu_lock section. So what is zapped after it, stays away, and the flush
- * returns when no vCPU is in guest mode with an old TLB. A seal of what is
- * denied already zaps nothing. Returns the old map, for mbecg_map_discard()
- * without the lock.
+ * one mmu_lock section; so do those that are made of other SPTEs, as these lose
+ * their bits on the way. So what is restricted or zapped after it stays so. A
+ * seal of what is denied already does neither. Returns the old map, for
+ * mbecg_map_discard() without the lock.
  */
 struct mbecg_map *mbecg_publish(struct kvm *kvm, struct mbecg_map *new)
 {
@@ -169,11 +207,8 @@ struct mbecg_map *mbecg_publish(struct kvm *kvm, struct mbecg_map *new)
 	WRITE_ONCE(vm->generation, vm->generation + 1);
 	write_unlock(&kvm->mmu_lock);
 
-	if (mbecg_map_changed(old, new, &start, &end)) {
-		kvm_zap_gfn_range(kvm, start, end);
-		/* Not left to the zap: another path may have zapped and not yet flushed. */
-		kvm_flush_remote_tlbs(kvm);
-	}
+	if (mbecg_map_changed(old, new, &start, &end))
+		enforce(kvm, start, end);
 	if ((old && old->sealed) != (new && new->sealed)) {
 		kvm_make_all_cpus_request(kvm, MBECG_REQ_SEALED);
 		kvm_make_all_cpus_request(kvm, MBECG_REQ_REFRESH);

@@ -84,6 +84,23 @@ static bool model_denies(const struct model *model, u64 gfn)
 	return !(model->attr[gfn] & MBECG_EXEC);
 }
 
+static void check_runs(const struct mbecg_map *map, const struct model *model)
+{
+	u64 from = below(PAGES), to = from + 1 + below(PAGES - from), start, end;
+	struct mbecg_run run;
+
+	for (start = from; start < to && !model_denies(model, start); start++)
+		;
+	CHECK(mbecg_map_denied_run(map, from, to, &run) == (start < to));
+	if (start == to)
+		return;
+	for (end = start; end < PAGES && model_denies(model, end); end++)
+		;
+	while (start && model_denies(model, start - 1))
+		start--;
+	CHECK(run.start == start && run.end == end);
+}
+
 static void check_pages(const struct mbecg_map *map, const struct model *model)
 {
 	bool restricted = false, sealed = false;
@@ -95,6 +112,7 @@ static void check_pages(const struct mbecg_map *map, const struct model *model)
 		restricted |= model_denies(model, gfn);
 		sealed |= !!(model->attr[gfn] & MBECG_IMMUTABLE);
 	}
+	check_runs(map, model);
 	CHECK(map->nr == model_boundaries(model));
 	CHECK(map->restricted == restricted && map->sealed == sealed);
 	CHECK(mbecg_map_attr(map, PAGES) == MBECG_RWX && !mbecg_map_denies(map, ~0ULL >> 12));

@@ -29,21 +29,27 @@ MEMORY = """
     fact filled "$(du -m /tmp/fill | cut -f 1)"
     fact mapped-4k "$(counted pages_4k)"
     fact mapped-2m "$(counted pages_2m)"
-    t many 3000 $HOLE 0x2000 0x1000 $RWX
-    t set 0 3 0
-    t set 0 4 $((HOLE * 2))
-    t set 0 5 $RW
-    t set 0 6 0x2000
-    t set 0 7 $HOLE
-    t set 0 8 $RWX
+    ask() {
+        t many 3000 $HOLE 0x2000 0x1000 $((RWX + $1))
+        t set 0 3 0
+        t set 0 4 $((HOLE * 2))
+        t set 0 5 $((RW + $1))
+        t set 0 6 0x2000
+        t set 0 7 $HOLE
+        t set 0 8 $((RWX + $1))
+        send
+    }
     before=$(free)
-    fact request "$(send)"
+    fact request "$(ask 0)"
     fact instructions "$(t cost)"
     grown=$((before - $(free)))
     fact grown-kib $grown
     fact bounded "$([ $grown -lt 1024 ] && echo yes)"
     fact boundaries "$(guarded boundaries)"
     fact alive "$(t run 0) $(protect "$(t canary 0)" $RW) $(t run 0)"
+    fact seal "$(ask $IMMUTABLE)"
+    fact seal-instructions "$(t cost)"
+    fact sealed "$(t run 0) $(protect "$(t canary 0)" $RW)"
     """
 
 # Clocks are the host's: seconds since its start, and seconds idle.
@@ -69,8 +75,9 @@ def _memory(mib: int) -> Scenario:
         f"memory-{mib}",
         f"deny all, keep 2999 ranges: the request's cost for the host of a guest with {mib} MiB",
         MEMORY,
-        dict.fromkeys(("instructions", "filled", "boundaries"), NUMBER)
-        | {"mib": str(end), "request": "0", "bounded": "yes", "alive": f"ran 0 {DENIED}"},
+        dict.fromkeys(("instructions", "seal-instructions", "filled", "boundaries"), NUMBER)
+        | {"mib": str(end), "request": "0", "bounded": "yes", "alive": f"ran 0 {DENIED}"}
+        | {"seal": "0", "sealed": "ran -1"},
         slow=True,
         setting=Setting(memory_mib=mib),
     )
