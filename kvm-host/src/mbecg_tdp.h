@@ -32,6 +32,17 @@ retry:
 	return flush;
 }
 
+/* A walk yields by itself, if it is a long one; runs may be short, and many. */
+static bool mbecg_yield(struct kvm *kvm, bool flush)
+{
+	if (!need_resched() && !rwlock_needbreak(&kvm->mmu_lock))
+		return flush;
+	if (flush)
+		kvm_flush_remote_tlbs(kvm);
+	cond_resched_rwlock_read(&kvm->mmu_lock);
+	return false;
+}
+
 /* By memory slots: nothing else is mapped executable, and most of a map may lie outside. */
 static bool mbecg_restrict_root(struct kvm *kvm, struct kvm_mmu_page *root,
 				gfn_t start, gfn_t end, bool flush)
@@ -45,9 +56,11 @@ static bool mbecg_restrict_root(struct kvm *kvm, struct kvm_mmu_page *root,
 		gfn_t at = max(start, slot->base_gfn);
 		gfn_t to = min(end, slot->base_gfn + slot->npages);
 
-		for (; at < to && mbecg_map_denied_run(map, at, to, &run); at = run.end)
+		for (; at < to && mbecg_map_denied_run(map, at, to, &run); at = run.end) {
 			flush = mbecg_restrict_run(kvm, root, &run, max(at, run.start),
 						   min(to, run.end), flush);
+			flush = mbecg_yield(kvm, flush);
+		}
 	}
 	return flush;
 }
