@@ -45,15 +45,15 @@ def drifted(count: int = 3) -> Audit:
 def nasty() -> Dossier:
     """Every name that a guest can choose is the worst that we know."""
     code = replace(CODE, owner=NASTY, section=NASTY, symbol=NASTY)
-    plan = replace(PLAN, keep=tuple(replace(kept, owner=NASTY, section=NASTY) for kept in PLAN.keep))
+    plan = PLAN._replace(keep=tuple(kept._replace(owner=NASTY, section=NASTY) for kept in PLAN.keep))
     record = make_record(host=NASTY, frozen=(NASTY,), pins=(NASTY,))
     audit = make_audit(new=(code,), unexplained=(code,), stale=(code,), verdict=Verdict.FAIL)
     audit = replace(audit, changed=(replace(CHANGED, owner=NASTY, symbol=NASTY),))
     assert audit.locked
     changes: dict[str, Any] = {
-        "reasons": tuple(replace(why, text=NASTY, hint=NASTY) for why in audit.reasons),
+        "reasons": tuple(why._replace(text=NASTY, hint=NASTY) for why in audit.reasons),
         "claims": tuple(replace(one, evidence=NASTY, action=NASTY, result=Result.FAIL) for one in audit.claims),
-        "subject": replace(audit.subject, hostname=NASTY, machine_id=NASTY, vm_uuid=NASTY, release=NASTY, shim=NASTY),
+        "subject": audit.subject._replace(hostname=NASTY, machine_id=NASTY, vm_uuid=NASTY, release=NASTY, shim=NASTY),
         "locked": replace(
             audit.locked, owners=tuple(replace(one, owner=NASTY, build_id=NASTY) for one in audit.locked.owners)
         ),
@@ -66,8 +66,8 @@ def large(apart: int, modules: int = 300) -> Dossier:
     """A guest of many modules, each with as many ranges as those of the corpus, so many pages from each other."""
     spans = [(0x1000 + apart * number, 0x1000 + apart * number + 9) for number in range(modules * 8)]
     plan = make_plan(spans, max_pfn=1 << 34)
-    plan = replace(
-        plan, keep=tuple(replace(kept, owner=f"module_{number // 8}") for number, kept in enumerate(plan.keep))
+    plan = plan._replace(
+        keep=tuple(kept._replace(owner=f"module_{number // 8}") for number, kept in enumerate(plan.keep))
     )
     ids = {f"module_{number}": f"{number:040x}" for number in range(modules)}
     return whole(make_audit(locked=locked(plan, ids)), plan)

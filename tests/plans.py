@@ -62,7 +62,7 @@ def make_plan(
     )
     content = plan.to_json()
     del content["digest"]
-    return replace(plan, digest=digest(content))
+    return plan._replace(digest=digest(content))
 
 
 def with_free_space(plan: Plan) -> Plan:
@@ -99,7 +99,7 @@ def make_record(state: State = State.SEALED, boot_id: str = "boot", **changes: A
         totals=PLAN.totals,
         policy=Policy(),
     )
-    return replace(record, **changes)
+    return record._replace(**changes)
 
 
 PLAN = make_plan()  #: the one that these records name
@@ -128,7 +128,7 @@ def make_audit(**changes: Any) -> Audit:
 def make_status(state: State = State.SEALED, **changes: Any) -> Status:
     """What a simulated host answers of a sealed guest."""
     status = Status(state, (), "simulator", True, HostMode.ENFORCE, 1, record=None, interrupted=None)
-    return replace(status, **changes)
+    return status._replace(**changes)
 
 
 TEXT = TextLook(bytes=1 << 24, sites=170000, modules=99, spots=(), changed=0, untold=0, problems=())

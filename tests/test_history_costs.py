@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -86,7 +86,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
             for number in range(boots):
                 plan = PLAN if number % 2 else make_plan((*SPANS, (50 + number % 10, 51 + number % 10)))
                 record = make_record(boot_id=f"{number:08}-2222-3333-4444-555555555555", plan_digest=plan.digest)
-                store.append(replace(record, generation=number), plan)
+                store.append(record._replace(generation=number), plan)
     return made
 
 

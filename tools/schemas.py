@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import re
@@ -32,7 +31,7 @@ from mbecguard.records.boots import Boots
 from mbecguard.records.record import Record
 from mbecguard.records.status import Status
 from mbecguard.settings.shown import DefaultFile, Described
-from mbecguard.values.codec import Hex, fields_of, is_hex
+from mbecguard.values.codec import Hex, defaults, fields_of, has_fields, is_hex
 from mbecguard.witness.look import HostWitness
 
 FOLDER = Path(__file__).parents[1] / "docs/schema"
@@ -71,8 +70,7 @@ SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 def name_of(answer: type) -> str:
     """The schema name of an answer, such as `mbecguard.plan/2`."""
-    (found,) = (field.default for field in dataclasses.fields(answer) if field.name == "schema")
-    return str(found)
+    return str(defaults(answer)["schema"])
 
 
 def file_of(answer: type) -> str:
@@ -114,7 +112,7 @@ class _Maker:
             return self._reference("Hex", HEX)
         if is_hex(hint):
             return self._defined(arguments[0], all_hex=True)
-        if dataclasses.is_dataclass(hint):
+        if has_fields(hint):
             return self._defined(hint, all_hex=False)
         if origin is tuple:
             return self._array(arguments)

@@ -82,8 +82,8 @@ SHOWN = make_evidence(CANARY_SEALED=Outcome.RAN)
         ("host-enforces", {"status": make_status(State.DEGRADED, mode=HostMode.AUDIT)}),
         ("map-sealed", {"status": make_status(State.DEGRADED)}),
         ("map-as-sealed", {"status": make_status(State.DEGRADED, map_digest="ef" * 32)}),
-        ("denied-code-faults", {"seal": replace(SEAL, evidence=SHOWN)}),
-        ("cr-pinned", {"seal": replace(SEAL, pinned=False)}),
+        ("denied-code-faults", {"seal": SEAL._replace(evidence=SHOWN)}),
+        ("cr-pinned", {"seal": SEAL._replace(pinned=False)}),
         ("cr-pinned", {"status": make_status(State.DEGRADED, reasons=(reason("unpinned"),))}),
         ("no-unknown-code", {"comparison": replace(CLEAN, new=(CODE,))}),
         ("no-unknown-code", {"comparison": replace(CLEAN, unexplained=(CODE,))}),
@@ -128,7 +128,7 @@ def test_what_nobody_can_tell_is_unknown(id_: str, changes: dict[str, Any]) -> N
 
 
 def test_a_switch_that_was_left_open_promises_nothing() -> None:
-    seal = replace(SEAL, frozen=())
+    seal = SEAL._replace(frozen=())
     found = grounds(seal=seal, knobs=(Knob(SWITCHES[0], "auto", "1"), Knob(SWITCHES[1], "off", SWITCHES[1].value)))
     assert results(found)["freeze-ftrace"] is Result.NOT_APPLICABLE
     assert results(found)["freeze-kprobes"] is Result.PASS  # somebody else has set it
@@ -165,7 +165,7 @@ def test_what_is_locked_by_kind_and_by_owner() -> None:
 def modules(base: int, *names: str) -> Any:
     spans = [(base + 2 * number, base + 2 * number + 1) for number in range(len(names))]
     plan = make_plan(spans)
-    return replace(plan, keep=tuple(replace(k, owner=name) for k, name in zip(plan.keep, names, strict=True)))
+    return plan._replace(keep=tuple(k._replace(owner=name) for k, name in zip(plan.keep, names, strict=True)))
 
 
 def test_the_content_digest_knows_no_addresses() -> None:
@@ -176,10 +176,10 @@ def test_the_content_digest_knows_no_addresses() -> None:
     others = [
         locked(here, {**ids, "nft": "33" * 20}),
         locked(modules(4, "xfs"), ids),
-        locked(replace(here, kernel=replace(here.kernel, build_id="cc" * 20)), ids),
+        locked(here._replace(kernel=here.kernel._replace(build_id="cc" * 20)), ids),
     ]
     assert len({locked(here, ids).content_digest, *(one.content_digest for one in others)}) == 4
-    generated = replace(here, keep=(*here.keep, replace(here.keep[0], start=50, end=51, kind=CodeKind.BPF)))
+    generated = here._replace(keep=(*here.keep, here.keep[0]._replace(start=50, end=51, kind=CodeKind.BPF)))
     assert locked(generated, ids).content_digest == locked(here, ids).content_digest
 
 

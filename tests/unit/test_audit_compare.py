@@ -47,7 +47,7 @@ def test_a_guest_as_it_was_sealed() -> None:
 
 
 def test_new_code_has_its_owner_its_place_and_its_rights() -> None:
-    now = replace(SEAL, keep=(*SEAL.keep, keep_range(50, 52, CodeKind.BPF)))
+    now = SEAL._replace(keep=(*SEAL.keep, keep_range(50, 52, CodeKind.BPF)))
     found = compare(now)
     (code,) = found.new
     assert (code.pfn_start, code.pfn_end, code.pa, code.va, code.pages) == (50, 52, 50 << 12, TEXT_VA + (50 << 12), 2)
@@ -70,11 +70,11 @@ def test_code_that_nobody_explains() -> None:
 
 def test_who_allocated_it_is_told_and_which_source_could_not_be_read() -> None:
     untold = finding("source-unknown", what="JIT packs", problem="it is hidden", meaning="x", remedy="show it")
-    found = compare(replace(SEAL, findings=(untold,)), replace(run(HEAP, 30), owner="evil_init() of module evil"))
+    found = compare(SEAL._replace(findings=(untold,)), replace(run(HEAP, 30), owner="evil_init() of module evil"))
     assert found.unexplained[0].owner == "evil_init() of module evil"
     assert [reason.id for reason in found.reasons] == ["audit-unexplained", "audit-incomplete"]
     assert ("JIT packs" in found.reasons[1].text, found.reasons[1].hint) == (True, "show it")
-    assert compare(replace(SEAL, findings=(untold,))).reasons[0].id == "audit-clean"
+    assert compare(SEAL._replace(findings=(untold,))).reasons[0].id == "audit-clean"
 
 
 def test_a_second_mapping_of_kept_frames_is_told_and_not_called_denied() -> None:
@@ -90,7 +90,7 @@ def test_a_second_mapping_of_kept_frames_is_told_and_not_called_denied() -> None
 def test_what_the_seal_denied_as_unexplained_is_known() -> None:
     va, pa = HEAP << 12, 30 << 12
     denied = finding("unexplained-denied", pages=2, va=va, pa=pa, whose="near x", owner="", symbol="x")
-    seal = replace(SEAL, findings=(denied,))
+    seal = SEAL._replace(findings=(denied,))
     assert compare(SEAL, run(HEAP, 30, 2), seal=seal).ok
     grown = compare(SEAL, run(HEAP, 30, 3), seal=seal)
     assert [(code.pfn_start, code.pages) for code in grown.unexplained] == [(32, 1)]
@@ -99,7 +99,7 @@ def test_what_the_seal_denied_as_unexplained_is_known() -> None:
 
 def without_the_last(*findings: object) -> Plan:
     plan = make_plan(SPANS[:-1])
-    return replace(plan, findings=(GONE,)) if findings else plan
+    return plan._replace(findings=(GONE,)) if findings else plan
 
 
 def test_what_is_gone_is_no_drift() -> None:

@@ -40,24 +40,24 @@ FACTS = Facts("enforce", "default", container=False, boot_id="this", attempt=Non
     [
         (FACTS, None),
         (replace(FACTS, mode="audit"), None),
-        (replace(FACTS, attempt=replace(ATTEMPT, confirmed="2026")), None),
-        (replace(FACTS, attempt=replace(ATTEMPT, ended=True)), None),
-        (replace(FACTS, attempt=replace(ATTEMPT, boot_id="this")), None),
+        (replace(FACTS, attempt=ATTEMPT._replace(confirmed="2026")), None),
+        (replace(FACTS, attempt=ATTEMPT._replace(ended=True)), None),
+        (replace(FACTS, attempt=ATTEMPT._replace(boot_id="this")), None),
         (replace(FACTS, attempt=ATTEMPT), "boot last was locked at 2026-01-02T03:04:05"),
-        (replace(FACTS, attempt=replace(ATTEMPT, time="2099-01-01T00:00:00+00:00")), "never confirmed"),
+        (replace(FACTS, attempt=ATTEMPT._replace(time="2099-01-01T00:00:00+00:00")), "never confirmed"),
         (replace(FACTS, mode="off", origin="kernel command line"), "switched off (lock.mode, by kernel command line)"),
         (replace(FACTS, container=True), "container"),
         (replace(FACTS, boot_id=""), "no id"),
         (replace(FACTS, unlisted=True), "does not say what this guest needs before an early lock"),
         (replace(FACTS, volatile="/x is on tmpfs"), "no place for the count of boots: /x is on tmpfs"),
-        (replace(FACTS, attempt=replace(ATTEMPT, left="2026")), None),
-        (replace(FACTS, attempt=replace(ATTEMPT, left="2026", excused=EXCUSES)), "nor were the 3 before it"),
-        (replace(FACTS, attempt=replace(ATTEMPT, machine_id="a"), machine_id="b"), None),
-        (replace(FACTS, attempt=replace(ATTEMPT, machine_id="a"), machine_id="a"), "never confirmed"),
+        (replace(FACTS, attempt=ATTEMPT._replace(left="2026")), None),
+        (replace(FACTS, attempt=ATTEMPT._replace(left="2026", excused=EXCUSES)), "nor were the 3 before it"),
+        (replace(FACTS, attempt=ATTEMPT._replace(machine_id="a"), machine_id="b"), None),
+        (replace(FACTS, attempt=ATTEMPT._replace(machine_id="a"), machine_id="a"), "never confirmed"),
         (replace(FACTS, attempt=ATTEMPT, machine_id="a", vm_uuid="u"), "never confirmed"),
-        (replace(FACTS, attempt=replace(ATTEMPT, machine_id="a", vm_uuid="U")), "never confirmed"),
-        (replace(FACTS, attempt=replace(ATTEMPT, machine_id="a", vm_uuid="u"), machine_id="a", vm_uuid="v"), None),
-        (replace(FACTS, attempt=replace(ATTEMPT, vm_uuid="U"), vm_uuid="u"), "never confirmed"),
+        (replace(FACTS, attempt=ATTEMPT._replace(machine_id="a", vm_uuid="U")), "never confirmed"),
+        (replace(FACTS, attempt=ATTEMPT._replace(machine_id="a", vm_uuid="u"), machine_id="a", vm_uuid="v"), None),
+        (replace(FACTS, attempt=ATTEMPT._replace(vm_uuid="U"), vm_uuid="u"), "never confirmed"),
     ],
 )
 def test_the_decision(facts: Facts, reason: str | None) -> None:
@@ -82,7 +82,7 @@ def test_boots_lock_one_after_the_other_if_each_is_confirmed(tmp_path: Path) -> 
         confirmed = boot.attempt
         assert confirmed
         assert not confirmed.counts
-        assert replace(confirmed, confirmed=None) == attempt
+        assert confirmed._replace(confirmed=None) == attempt
 
 
 def test_an_unconfirmed_boot_stops_every_later_one_until_it_is_rearmed(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_wrong_settings_are_no_lock_and_no_confirmation(tmp_path: Path) -> None:
 
     def service() -> Service:
         session = first.session
-        return Service(replace(session, settings=replace(session.settings, problems=wrong)), first.tell)
+        return Service(replace(session, settings=session.settings._replace(problems=wrong)), first.tell)
 
     error = fails(service().lock)
     assert (error.status, error.message, error.hint) == (Exit.ERROR, "50.toml is not TOML", "mend it")
@@ -326,7 +326,7 @@ def test_a_sealed_guest_with_wrong_settings_is_sealed(tmp_path: Path) -> None:
     boot = Boot(tmp_path)
     boot.service.lock()
     session = boot.session
-    wrong = replace(session, settings=replace(session.settings, problems=(Problem("50.toml is not TOML", "mend it"),)))
+    wrong = replace(session, settings=session.settings._replace(problems=(Problem("50.toml is not TOML", "mend it"),)))
     status = wrong.status()
     assert status.state is State.SEALED
     assert status.reasons[-1] == reason("settings-wrong", problem="50.toml is not TOML", advice="mend it")

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,7 +78,7 @@ def test_what_prepares_a_live_guest_comes_after_the_note(tmp_path: Path) -> None
     class Live(type(boot.session)):  # type: ignore[misc]
         @property
         def guest(self) -> object:
-            return replace(super().guest, live=True)
+            return super().guest._replace(live=True)
 
     fields = {name: getattr(boot.session, name) for name in ("settings", "places", "bench")}
     service = boot.service
@@ -98,7 +97,7 @@ def live(boot: Boot, prepare: Callable[[int], None]) -> Service:
     class Live(type(boot.session)):  # type: ignore[misc]
         @property
         def guest(self) -> object:
-            return replace(super().guest, live=True)
+            return super().guest._replace(live=True)
 
     fields = {name: getattr(boot.session, name) for name in ("settings", "places", "bench")}
     return Service(Live(**fields), boot.tell, prepare)

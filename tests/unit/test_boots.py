@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,20 +26,20 @@ def file(tmp_path: Path) -> BootFile:
 
 @pytest.mark.parametrize(("changes", "counts"), [({}, True), ({"confirmed": "2026"}, False), ({"ended": True}, False)])
 def test_an_attempt_counts_until_its_end_is_known(changes: dict[str, object], counts: bool) -> None:
-    assert replace(ATTEMPT, **changes).counts is counts  # type: ignore[arg-type]
+    assert ATTEMPT._replace(**changes).counts is counts  # type: ignore[arg-type]
 
 
 def test_what_is_written_is_read_and_nothing_is_nothing(file: BootFile) -> None:
     assert file.read() == Boots()
     assert not file.path.exists()
-    for boots in (BOOTS, Boots(), Boots(replace(ATTEMPT, confirmed="2026"))):
+    for boots in (BOOTS, Boots(), Boots(ATTEMPT._replace(confirmed="2026"))):
         file.write(boots)
         assert file.read() == boots
         assert file.path.stat().st_size == SIZE
 
 
 def test_the_longest_content_fits(file: BootFile) -> None:
-    longest = replace(ATTEMPT, kernel="k" * 64, confirmed="2" * 32)
+    longest = ATTEMPT._replace(kernel="k" * 64, confirmed="2" * 32)
     file.write(Boots(longest, Omission(ATTEMPT.boot_id, ATTEMPT.time, "\U0001f512" * REASON_LIMIT)))
     assert file.path.stat().st_size == SIZE
     assert file.read().attempt == longest
@@ -78,7 +77,7 @@ def test_it_is_on_the_disk_before_anybody_goes_on(file: BootFile, monkeypatch: p
     assert [name for name, _ in synced] == ["boot.json.new", "state"]
     assert json.loads(synced[0][1])["attempt"]["boot_id"] == ATTEMPT.boot_id
     synced.clear()
-    file.write(Boots(replace(ATTEMPT, boot_id="next")))
+    file.write(Boots(ATTEMPT._replace(boot_id="next")))
     assert [name for name, _ in synced] == ["boot.json"]
     assert json.loads(synced[0][1])["attempt"]["boot_id"] == "next"
 

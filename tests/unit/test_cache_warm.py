@@ -68,8 +68,7 @@ def test_the_first_boot_of_a_new_kernel_parses_nothing(
 ) -> None:
     found = warm(tmp_path / "cache", root)
     assert found.kernels == (WarmKernel(RELEASE, ID, 3), WarmKernel(OTHER, OTHER_ID, 3))
-    guest = replace(
-        captured_guest(SCATTERED.write(tmp_path / "g")),
+    guest = captured_guest(SCATTERED.write(tmp_path / "g"))._replace(
         kernel_images=(root / f"boot/vmlinuz-{RELEASE}",),
         modules_dirs=(root / "lib/modules" / RELEASE,),
     )

@@ -89,7 +89,7 @@ class Moving:
 )
 def test_nothing_half_made_stays_behind(tmp_path: Path, fault: Exception | None, message: str) -> None:
     folder = SCATTERED.write(tmp_path / "guest")
-    guest = replace(captured_guest(folder), memory=Moving(folder, fault))
+    guest = captured_guest(folder)._replace(memory=Moving(folder, fault))
     with pytest.raises(UserError, match=message) as caught:
         capture(guest, tmp_path / "new")
     assert caught.value.hint
@@ -99,7 +99,7 @@ def test_nothing_half_made_stays_behind(tmp_path: Path, fault: Exception | None,
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), SystemExit(3)])
 def test_nothing_half_made_stays_behind_when_it_is_interrupted(tmp_path: Path, fault: BaseException) -> None:
     folder = SCATTERED.write(tmp_path / "guest")
-    guest = replace(captured_guest(folder), memory=Moving(folder, fault))
+    guest = captured_guest(folder)._replace(memory=Moving(folder, fault))
     with pytest.raises(type(fault)):
         capture(guest, tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -305,13 +305,13 @@ def test_of_several_images_the_one_that_runs_is_taken(tmp_path: Path, wrong: str
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         if data is not None:
             (root / place).write_bytes(data)
-    guest = replace(live_guest(root), memory=CapturedSource(Tree(root)))
+    guest = live_guest(root)._replace(memory=CapturedSource(Tree(root)))
     kernel = survey(guest, None)[0].kernel
     assert kernel.image
     assert kernel.image.build_id == kernel.build_id
     (root / places[2]).unlink()
     if wrong != "missing":
-        kernel = survey(live := replace(live_guest(root), memory=guest.memory), None)[0].kernel
+        kernel = survey(live := live_guest(root)._replace(memory=guest.memory), None)[0].kernel
         assert kernel.image is None
         assert all(path.name in kernel.image_problem for path in live.kernel_images)
 

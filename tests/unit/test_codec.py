@@ -316,10 +316,58 @@ def test_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert codec.digest({"b": 2, "a": 1}) == expected == codec.digest({"a": 1, "b": 2})
 
 
-def test_a_named_tuple_would_lose_its_names() -> None:
-    class Point(NamedTuple):
-        x: int
+class Point(NamedTuple):
+    x: codec.Hex
+    leaf: Leaf
+    more: tuple[Point, ...] = ()
+    schema: str = "point/1"
 
-    with pytest.raises(TypeError, match="Point"):
-        codec.encode(Point(1))
+
+POINT = Point(16, Leaf(1), (Point(1 << 60, Leaf(2)),))
+WRITTEN = {
+    "x": "0x10",
+    "leaf": {"number": 1, "name": "leaf"},
+    "more": [
+        {"x": "0x1000000000000000", "leaf": {"number": 2, "name": "leaf"}, "more": [], "schema": "point/1"},
+    ],
+    "schema": "point/1",
+}
+
+
+def test_a_named_tuple_keeps_its_names() -> None:
+    assert codec.encode(POINT) == WRITTEN
+    assert codec.encode((POINT, 1)) == [WRITTEN, 1]
+    again = codec.decode(Point, WRITTEN)
+    assert again == POINT
+    assert isinstance(again.more[0], Point)
     assert codec.encode((1,)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"leaf": WRITTEN["leaf"]}, r"Point: wrong keys \['x'\]"),
+        ({**WRITTEN, "y": 1}, r"Point: wrong keys \['y'\]"),
+        ({**WRITTEN, "schema": "point/2"}, "schema 'point/2' is not 'point/1'"),
+        ({**WRITTEN, "x": 16}, r"Point\.x: expected str"),
+        ({**WRITTEN, "leaf": {"number": -1}}, r"Point\.leaf: negative"),
+        (["0x10", {"number": 1}], "expected dict, found list"),
+    ],
+)
+def test_a_named_tuple_is_as_strict(data: object, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        codec.decode(Point, data)
+
+
+class Other(NamedTuple):
+    y: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    one: Point | Other | Leaf
+
+
+@pytest.mark.parametrize("value", [POINT, Other(3), Leaf(4)])
+def test_fields_tell_named_tuples_and_dataclasses_apart(value: Point | Other | Leaf) -> None:
+    assert codec.decode(Choice, codec.encode(Choice(value))) == Choice(value)

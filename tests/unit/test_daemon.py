@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def test_the_line_is_the_truth(tmp_path: Path) -> None:
 
 
 def test_a_line_is_one_line(tmp_path: Path) -> None:
-    status = replace(Boot(tmp_path).session.status(), reasons=(Reason("note", "one\ntwo\r\nREADY=1"),))
+    status = Boot(tmp_path).session.status()._replace(reasons=(Reason("note", "one\ntwo\r\nREADY=1"),))
     assert line(status) == "open (simulated): one two READY=1"
 
 
@@ -258,7 +258,7 @@ def test_a_simulated_seal_has_set_no_switch(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(BenchSession, "knobs", SimulatedKnobs())
     status = boot.session.status()
     assert boot.session.undone(status) == ()
-    assert boot.session.undone(replace(status, simulated=False))
+    assert boot.session.undone(status._replace(simulated=False))
 
 
 def test_a_dead_journal_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +83,7 @@ def test_what_is_no_place_is_an_error_with_a_hint(text: str) -> None:
 
 KERNEL = KeepRange(8, 9, CodeKind.KERNEL_TEXT, "kernel", ".text", TEXT_VA)
 NFT = KeepRange(40, 44, CodeKind.MODULE_TEXT, "nft", ".text", MODULE)
-SEAL = replace(make_plan(), keep=(KERNEL, NFT))  # text_pa is 0x8000: the image takes page frames 8 to 24
+SEAL = make_plan()._replace(keep=(KERNEL, NFT))  # text_pa is 0x8000: the image takes page frames 8 to 24
 
 
 def asked(what: str, *plans: Plan, page_offset: int | None = DIRECT) -> Page:
@@ -140,7 +138,7 @@ def test_beyond_the_physical_space_is_an_error() -> None:
 
 def test_the_seal_answers_and_says_where_today_differs() -> None:
     late = KeepRange(50, 51, CodeKind.BPF, "bpf", "", MODULE + 0x10000)
-    later = replace(SEAL, keep=(KERNEL, late))
+    later = SEAL._replace(keep=(KERNEL, late))
     new = asked(f"{late.va + 8:#x}", SEAL, later)  # code that was made after the lock
     assert (new.pfn, new.kept, new.today, new.differs) == (50, None, True, True)
     gone = asked("pfn:0x28", SEAL, later)

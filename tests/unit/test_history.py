@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,10 +77,10 @@ def test_each_entry_holds_the_digest_of_the_one_before(tmp_path: Path) -> None:
 def test_a_record_is_small_and_a_plan_is_kept_once(tmp_path: Path) -> None:
     store = Store(tmp_path / "state")
     for record in RECORDS:
-        keep(store, replace(record, plan_digest=PLAN.digest))
+        keep(store, record._replace(plan_digest=PLAN.digest))
     assert max(path.stat().st_size for path in (store.folder / "records").iterdir()) < 2500
     (plan,) = store.history.plans.files()
-    assert store.plan(replace(RECORDS[0], plan_digest=PLAN.digest)) == PLAN
+    assert store.plan(RECORDS[0]._replace(plan_digest=PLAN.digest)) == PLAN
     assert plan.name == f"{PLAN.digest}.json.gz"
 
 
@@ -128,14 +127,14 @@ def test_what_is_beyond_the_bounds_goes_with_all_that_only_it_needed(
 def test_a_clock_that_is_far_ahead_once_makes_nothing_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = fill(tmp_path, count=5)
     monkeypatch.setattr(ledger, "now", lambda: "2099-01-01T00:00:00+00:00")
-    Store(store.folder, Bounds(days=30)).append(replace(RECORDS[5], time="2099-01-01T00:00:00+00:00"), PLANS[5])
+    Store(store.folder, Bounds(days=30)).append(RECORDS[5]._replace(time="2099-01-01T00:00:00+00:00"), PLANS[5])
     assert len(kept(store)) == 6
 
 
 def test_a_plan_stays_as_long_as_any_record_names_it(tmp_path: Path) -> None:
     store = Store(tmp_path / "state", Bounds(size=3 * 4096))
     for record in RECORDS:
-        keep(store, replace(record, plan_digest=PLAN.digest))
+        keep(store, record._replace(plan_digest=PLAN.digest))
     assert [record.boot_id for record in kept(store)] == [RECORDS[4].boot_id, LAST]
     assert len(store.history.plans.files()) == 1
     store.append(RECORDS[0], PLANS[0])
@@ -305,7 +304,7 @@ def test_the_next_lock_goes_on_whatever_is_damaged(tmp_path: Path, place: str, d
         data for data in before if data not in after and b'"mbecguard.history/1"' not in data
     ] == []  # never deleted
     assert head
-    entry = store.append(replace(RECORDS[0], identity=replace(RECORDS[0].identity, boot_id=NEXT)), PLANS[0])
+    entry = store.append(RECORDS[0]._replace(identity=RECORDS[0].identity._replace(boot_id=NEXT)), PLANS[0])
     assert store.last(NEXT) == entry == store.newest()
     assert store.plan(entry.record) == PLANS[0]
     assert store.check(NEXT) == ()
@@ -450,6 +449,6 @@ def test_a_damaged_plan_that_is_made_again_is_whole_again(tmp_path: Path) -> Non
     path.write_bytes(b"nonsense")
     with pytest.raises(DamagedError):
         store.require_plan(RECORDS[5])
-    store.append(replace(RECORDS[5], identity=replace(RECORDS[5].identity, boot_id=NEXT)), PLANS[5])
+    store.append(RECORDS[5]._replace(identity=RECORDS[5].identity._replace(boot_id=NEXT)), PLANS[5])
     assert store.plan(RECORDS[5]) == PLANS[5]
     assert (store.folder / "damaged" / path.name).read_bytes() == b"nonsense"

@@ -173,7 +173,7 @@ def test_a_look_before_the_lock_is_remembered(tmp_path: Path) -> None:
 
 def test_a_recorded_or_unwatched_guest_adds_no_boot(tmp_path: Path) -> None:
     watched = Watched(tmp_path / "state")
-    watched.look(replace(guest(tmp_path / "a"), live=False), lambda: SHOWN, str)
+    watched.look(guest(tmp_path / "a")._replace(live=False), lambda: SHOWN, str)
     watched.look(Guest(Tree(tmp_path / "b"), None, None, None, live=True), lambda: SHOWN, str)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no boot was watched"):
         watched.all()

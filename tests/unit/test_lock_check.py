@@ -84,7 +84,7 @@ def test_a_host_is_asked_how_much_it_takes_only_if_that_matters(bench: Bench) ->
 
 class SaysOff(WrappedHost):
     def query(self) -> HostStatus:
-        return replace(self.inner.query(), mode=HostMode.OFF)
+        return self.inner.query()._replace(mode=HostMode.OFF)
 
 
 class NoCanary(WrappedHost):
@@ -112,8 +112,8 @@ def test_a_guest_that_can_write_its_smm_handler_is_refused(tmp_path: Path) -> No
 def test_open_smm_stops_no_audit_and_is_no_matter_after_the_seal() -> None:
     answer = HostStatus(HostMode.AUDIT, Permission.EXEC, 0, False, False, smm_open=True)
     assert misfit(answer, "audit") is None
-    assert misfit(replace(answer, mode=HostMode.ENFORCE, sealed=True), "enforce") is None
-    assert misfit(replace(answer, mode=HostMode.ENFORCE), "enforce") is not None
+    assert misfit(answer._replace(mode=HostMode.ENFORCE, sealed=True), "enforce") is None
+    assert misfit(answer._replace(mode=HostMode.ENFORCE), "enforce") is not None
 
 
 def test_audit_on_a_host_that_enforces_or_has_no_modes_is_refused(tmp_path: Path) -> None:

@@ -100,13 +100,13 @@ class SealsNothing(WrappedHost):
     """Drops the immutable bit, and says yes."""
 
     def protect(self, request: Sequence[Protection]) -> None:
-        self.inner.protect([replace(p, permissions=p.permissions & ~Permission.IMMUTABLE) for p in request])
+        self.inner.protect([p._replace(permissions=p.permissions & ~Permission.IMMUTABLE) for p in request])
 
 
 class SealsNothingAndClaimsIt(SealsNothing):
     def query(self) -> HostStatus:
         status = self.inner.query()
-        return replace(status, sealed=status.restricted)
+        return status._replace(sealed=status.restricted)
 
 
 LIARS = [

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("fast_disk")
 
 class ClaimsSealed(WrappedHost):
     def query(self) -> HostStatus:
-        return replace(self.inner.query(), sealed=True, restricted=True)
+        return self.inner.query()._replace(sealed=True, restricted=True)
 
 
 def test_a_seal_that_nobody_saw_proven_is_degraded_and_nothing_is_touched(bench: Bench) -> None:

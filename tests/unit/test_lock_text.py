@@ -112,7 +112,7 @@ class StoresGoThrough(WrappedHost):
 class CountsNothing(WrappedHost):
     def text(self) -> HostText | None:
         found = self.inner.text()
-        return replace(found, bad=0) if found else None
+        return found._replace(bad=0) if found else None
 
 
 class KillsThePatcher(WrappedHost):
@@ -135,7 +135,7 @@ class OnlyLogs(WrappedHost):
 
     def text(self) -> HostText | None:
         found = self.inner.text()
-        return replace(found, holds=TextMode.LOG) if found and found.pages > 1 else found
+        return found._replace(holds=TextMode.LOG) if found and found.pages > 1 else found
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_digest_is_that_of_the_definition(request: list[Protection]) -> None:
 
 @given(entries, st.integers(0, 1 << 33))
 def test_host_tells_the_digest_of_what_it_was_asked_for(request: list[Protection], generation: int) -> None:
-    mutable = [replace(entry, permissions=entry.permissions & Permission(7) or Permission(1)) for entry in request]
+    mutable = [entry._replace(permissions=entry.permissions & Permission(7) or Permission(1)) for entry in request]
     host = SimulatedHost(Options(limits=Limits(max_pfn=PAGES), generation=generation), None)
     assert host.details() == HostDetails(EMPTY, 0, 0, ())
     host.protect(mutable)
@@ -138,7 +138,7 @@ def test_seal_of_another_map_than_was_asked_for_is_no_seal(bench: Bench) -> None
 
 def asked(generations: Iterator[int]) -> HostDetails | None:
     status = SimulatedHost(OPTIONS, CANARY).query()
-    return ask_details(lambda word: 5 if word else encode_status(replace(status, generation=next(generations))))
+    return ask_details(lambda word: 5 if word else encode_status(status._replace(generation=next(generations))))
 
 
 def test_words_are_of_one_moment() -> None:

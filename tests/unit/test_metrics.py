@@ -118,7 +118,7 @@ def test_what_nobody_can_tell_is_no_number() -> None:
 def test_names_of_others_stay_in_their_label() -> None:
     nasty = 'x"\n# HELP mbecguard_state x\nmbecguard_state{state="sealed"} 1\\\x1b\udc80'
     audit = make_audit()
-    found = scrape(make_status(State.OPEN), replace(audit, subject=replace(audit.subject, release=nasty)))
+    found = scrape(make_status(State.OPEN), replace(audit, subject=audit.subject._replace(release=nasty)))
     assert only(found["mbecguard_state"]) == "open"
     assert len(found["mbecguard_info"]) == 1
 

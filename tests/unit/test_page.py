@@ -120,8 +120,8 @@ def test_the_picture_has_every_kept_page_once() -> None:
 
 
 def test_the_regions_of_a_huge_guest_are_larger() -> None:
-    last = replace(keep_range(1, 2), start=(1 << 28) - 1, end=1 << 28)
-    drawn = picture(replace(PLAN, keep=(keep_range(0, 1), last)))
+    last = keep_range(1, 2)._replace(start=(1 << 28) - 1, end=1 << 28)
+    drawn = picture(PLAN._replace(keep=(keep_range(0, 1), last)))
     assert drawn.region == size((1 << 28) // CELLS)
     assert (1 << 28) // CELLS > LARGE_PAGES
     assert drawn.cells[1].address == f"{((1 << 28) - (1 << 28) // CELLS) << 12:#x}"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -60,7 +59,7 @@ def test_what_a_level_of_text_needs_besides(level: Level) -> None:
     assert is_proof(evidence)
     for probe in TEXT_PROOF[level]:
         assert not proves_text(tuple(e for e in evidence if e.probe is not probe), level)
-        worse = tuple(replace(e, outcome=Outcome.NO_VERDICT) if e.probe is probe else e for e in evidence)
+        worse = tuple(e._replace(outcome=Outcome.NO_VERDICT) if e.probe is probe else e for e in evidence)
         assert not proves_text(worse, level)
     assert bool(TEXT_PROOF[level]) == (level is not Level.EXEC)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,5 +100,5 @@ def test_check_tells_of_a_state_folder_in_memory(tmp_path: Path, kind: str, host
     found = session(tmp_path, host, SCATTERED.write(tmp_path / "guest"))
     (tmp_path / "guest/proc/self").mkdir()
     (tmp_path / "guest/proc/self/mountinfo").write_text(f"22 1 0:30 / / rw - {kind} /dev/root rw\n")
-    found.__dict__["guest"] = replace(found.guest, live=True)
+    found.__dict__["guest"] = found.guest._replace(live=True)
     assert ("state-volatile" in {one.id for one in found.check().findings}) is told

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,8 @@ from tests.lockbench import WrappedHost
 from tests.plans import CANARY, PFNS, TEXT_VA, keep, make_evidence, make_plan, make_record
 
 OPEN = HostStatus(HostMode.ENFORCE, Permission.EXEC | Permission.IMMUTABLE, 0, restricted=False, sealed=False)
-RESTRICTED = replace(OPEN, restricted=True, generation=1)
-SEALED = replace(RESTRICTED, sealed=True)
+RESTRICTED = OPEN._replace(restricted=True, generation=1)
+SEALED = RESTRICTED._replace(sealed=True)
 UNKNOWN = HostStatus(HostMode.UNKNOWN, Permission(0), 0, restricted=False, sealed=False)
 BAD = make_evidence(CANARY_AFTER=Outcome.RAN)
 DEGRADED = make_record(State.DEGRADED, reasons=(Reason("bad", "it is bad"),))
@@ -100,8 +99,8 @@ TABLE: list[tuple[HostStatus, Record | None, Journal | None, State, str]] = [
     (SEALED, None, None, State.DEGRADED, "nobody here saw a proof"),
     (SEALED, AUDITED, None, State.DEGRADED, "nobody here saw a proof"),
     (SEALED, None, Journal("boot", Step.SEAL, BAD), State.DEGRADED, "nobody here saw a proof"),
-    (replace(SEALED, mode=HostMode.AUDIT), make_record(), None, State.DEGRADED, "mode is audit now"),
-    (replace(SEALED, mode=HostMode.OFF), make_record(), None, State.DEGRADED, "mode is off now"),
+    (SEALED._replace(mode=HostMode.AUDIT), make_record(), None, State.DEGRADED, "mode is audit now"),
+    (SEALED._replace(mode=HostMode.OFF), make_record(), None, State.DEGRADED, "mode is off now"),
 ]
 
 

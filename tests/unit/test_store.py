@@ -44,7 +44,7 @@ def test_an_empty_store_has_nothing_and_is_not_made_by_reading(store: Store) -> 
 
 def test_last_is_the_newest_of_a_boot(store: Store) -> None:
     fill(store)
-    keep(store, replace(RECORDS[1], generation=7))
+    keep(store, RECORDS[1]._replace(generation=7))
     found = {boot: store.last(boot) for boot in ("boot 0", "boot 1", "boot 2", "boot 3")}
     assert {boot: entry and entry.record.generation for boot, entry in found.items()} == {
         "boot 0": 0,
@@ -276,7 +276,7 @@ def fits(store: Store, record: Record, plan: Plan, at: int, monkeypatch: pytest.
 @pytest.mark.parametrize("other_plan", [False, True])
 def test_a_full_disk_loses_no_record(store: Store, monkeypatch: pytest.MonkeyPatch, other_plan: bool) -> None:
     plan = make_plan(SPANS[:-1]) if other_plan else PLAN
-    record = replace(RECORDS[2], plan_digest=plan.digest)
+    record = RECORDS[2]._replace(plan_digest=plan.digest)
     fill(store, 2)
     at = 0
     while not fits(store, record, plan, at, monkeypatch):

@@ -63,7 +63,7 @@ def test_nothing_changed(surveyor: Surveyor) -> None:
     planner = Planner()
     plan = planner.attribute(first, Policy(), symbols.nearest)
     assert planner.attribute(second, Policy(), others.nearest) is plan
-    assert planner.attribute(second, replace(Policy(), deny_unexplained=True), others.nearest) is not plan
+    assert planner.attribute(second, Policy()._replace(deny_unexplained=True), others.nearest) is not plan
     assert planner.attribute(second, Policy(), others.nearest, {"freeze.ftrace"}) is not plan
 
 
@@ -109,5 +109,5 @@ def test_a_remembered_file_outside_the_folders_is_not_looked_at(tmp_path: Path, 
     surveyor.look()
     elsewhere = tmp_path / "empty"
     elsewhere.mkdir()
-    found, _ = survey(replace(guest, modules_dirs=(elsewhere,)), tmp_path / "cache")
+    found, _ = survey(guest._replace(modules_dirs=(elsewhere,)), tmp_path / "cache")
     assert all(module.image is None for module in found.modules)

@@ -51,7 +51,7 @@ def views(text: Text) -> list[tuple[str, list[str]]]:
         ("plan", text.plan(PLAN)),
         ("findings", text.findings(PLAN.findings)),
         *((f"status {state}", text.status(make_status(state))) for state in State),
-        ("full status", text.status(replace(make_status(), details=Details(ENTRY.record, PLAN)))),
+        ("full status", text.status(make_status()._replace(details=Details(ENTRY.record, PLAN)))),
         ("damaged plan", text.record(ENTRY.record, None)),
         *((f"record {state}", text.record(make_record(state, pinned=False), PLAN)) for state in State),
         ("report", text.report(Report(False, ENTRY.digest, ENTRY.record, PLAN))),
@@ -127,8 +127,8 @@ def test_a_check_ends_with_its_verdict_and_the_totals_and_begins_with_the_worst(
 
 
 def test_a_plan_shows_the_largest_owners() -> None:
-    plan = replace(
-        PLAN, keep=tuple(KeepRange(n * 16, n * 16 + n, CodeKind.MODULE_TEXT, f"m{n}", ".text", 0) for n in range(1, 15))
+    plan = PLAN._replace(
+        keep=tuple(KeepRange(n * 16, n * 16 + n, CodeKind.MODULE_TEXT, f"m{n}", ".text", 0) for n in range(1, 15))
     )
     lines = list(PLAIN.plan(plan))
     start = lines.index("Owners, 14 in all")
@@ -143,7 +143,7 @@ def test_a_simulation_is_always_marked_first(state: State) -> None:
     assert next(iter(PLAIN.record(record, PLAN))) == SIMULATED
     assert next(iter(PLAIN.status(status))) == SIMULATED
     assert SIMULATED not in [
-        *PLAIN.record(replace(record, simulated=False), PLAN),
+        *PLAIN.record(record._replace(simulated=False), PLAN),
         *PLAIN.status(make_status(state, False)),
     ]
 
@@ -168,7 +168,7 @@ def test_a_plan_shows_kernel_pages_kinds_and_findings() -> None:
 
 def test_a_plan_that_keeps_nothing_can_be_shown() -> None:
     plan = make_plan([])
-    plan = replace(plan, kernel=replace(plan.kernel, build_id=""))
+    plan = plan._replace(kernel=plan.kernel._replace(build_id=""))
     text = "\n".join(PLAIN.plan(plan))
     assert "0 pages in 0 ranges" in text
     assert "unknown" in text
@@ -212,4 +212,4 @@ def test_a_status_shows_state_reasons_and_the_record_only_if_it_is_of_that_state
     assert "2026-01-02" in "\n".join(lines)
     assert lines[-1].split() == ["asked", make_status().time]
     assert "2026-01-02" not in "\n".join(PLAIN.status(make_status(State.DEGRADED)))
-    assert "since" not in "\n".join(PLAIN.status(replace(make_status(), record=None)))
+    assert "since" not in "\n".join(PLAIN.status(make_status()._replace(record=None)))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,7 +100,7 @@ def test_a_kernel_without_kprobes_has_none_but_where_nothing_is_mounted_nobody_k
     assert "nothing is mounted at /sys/kernel/debug" in reason(uses(Tree(live), symbols(INTERPRETER)).kprobes)
     captured = Tree(live, captured=True, unread={})
     assert uses(captured, symbols(INTERPRETER)).kprobes == Known(0)
-    assert "capture" in reason(uses(replace(captured, unread=None), symbols(INTERPRETER)).kprobes)
+    assert "capture" in reason(uses(captured._replace(unread=None), symbols(INTERPRETER)).kprobes)
 
 
 @pytest.mark.parametrize(

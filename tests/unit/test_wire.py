@@ -228,6 +228,8 @@ def test_status_bits(answer: int, status: HostStatus) -> None:
         generation=st.integers(0, (1 << 34) - 1),
         restricted=st.booleans(),
         sealed=st.booleans(),
+        abi=st.none(),
+        smm_open=st.just(False),
     )
 )
 def test_status_comes_back_with_the_generation_wrapped(status: HostStatus) -> None:

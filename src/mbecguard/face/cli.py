@@ -64,7 +64,9 @@ def _wants_json(words: Sequence[str]) -> bool:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """What a command line says; dies if it is wrong."""
     ordered = _command_first(list(words))
-    wanted = next((word for word in ordered if word in NAMES), "")
+    wanted: str | None = next((word for word in ordered if word in NAMES), "")
+    if wanted and wanted != ordered[0]:
+        wanted = None  # something is wrong: who explains it has to know all
     options, unknown = parser(wanted).parse_known_args(ordered)
     if unknown:
         parsers = subcommands(parser())
@@ -86,7 +88,7 @@ def _command_first(words: list[str]) -> list[str]:
 def parser(only: str | None = None) -> Parser:
     """All commands and options; the manual and the completions are made from it too.
 
-    `only`: the others are listed alone, which is all that one command line needs.
+    `only`: this command alone, which is all that its command line needs; empty: all are listed, for help.
     """
     top = Parser(
         prog="mbecguard",
@@ -101,8 +103,8 @@ def parser(only: str | None = None) -> Parser:
     subparsers = top.add_subparsers(
         required=True, prog=top.prog, metavar=COMMAND, title="commands", parser_class=Parser
     )
-    for command in COMMANDS:
-        whole = only in (None, command.name)
+    for command in (command for command in COMMANDS if not only or command.name == only):
+        whole = only != ""
         made = subparsers.add_parser(
             command.name,
             help=command.summary,

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +22,7 @@ FAILURE_SCHEMA = "mbecguard.error/1"
 _ADVICE = "give a file in a folder that you may write"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A user error as an answer: for programs that asked for JSON."""
 
     message: str

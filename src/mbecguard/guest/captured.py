@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -106,8 +106,7 @@ def captured_guest(folder: Path) -> Guest:
     image, modules = folder / "boot/vmlinuz", places.modules(folder, guest.release)
     images = (image,) if present(image.is_file) else places.images(folder, guest.release)
     flat = folder / "lib/modules"  # without the release's own folder
-    return replace(
-        guest,
+    return guest._replace(
         kernel_images=images,
         modules_dirs=modules or ((flat,) if present(flat.is_dir) else ()),
     )

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbecguard.guest import places
 from mbecguard.guest.source import Contents, Guest, MemorySource
@@ -17,8 +16,7 @@ if TYPE_CHECKING:  # who reads no memory needs none of it
     from mbecguard.guest.procfs import Kallsyms
 
 
-@dataclass(frozen=True, slots=True)
-class KcoreSource:
+class KcoreSource(NamedTuple):
     """Page tables and memory by /proc/kcore."""
 
     path: Path = Path("/proc/kcore")
@@ -37,21 +35,20 @@ class KcoreSource:
         return Kcore(self.path)
 
 
-@dataclass(frozen=True, slots=True)
-class LiveSource:
+class LiveSource(NamedTuple):
     """By the shim if it is there when somebody looks, else by /proc/kcore."""
 
     root: Path
 
     def read(self, symbols: Kallsyms) -> KernelMemory:
         """Executable mappings and memory facts as they are now."""
-        return self._source().read(symbols)
+        return self._best().read(symbols)
 
     def contents(self) -> AbstractContextManager[Contents]:
         """Memory itself."""
-        return self._source().contents()
+        return self._best().contents()
 
-    def _source(self) -> MemorySource:
+    def _best(self) -> MemorySource:
         device, kcore = self.root / "dev/mbecguard", self.root / "proc/kcore"
         if not present(device.exists):
             return KcoreSource(kcore)
@@ -64,4 +61,4 @@ def live_guest(root: Path = Path("/")) -> Guest:
     """The guest this runs in."""
     guest = Guest(Tree(root), LiveSource(root), (), (), live=True)
     release = guest.release
-    return replace(guest, kernel_images=places.images(root, release), modules_dirs=places.modules(root, release))
+    return guest._replace(kernel_images=places.images(root, release), modules_dirs=places.modules(root, release))

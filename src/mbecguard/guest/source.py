@@ -6,9 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mbecguard.guest.tree import Tree, present
 from mbecguard.values.errors import die
@@ -51,8 +50,7 @@ class MemorySource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Guest:
+class Guest(NamedTuple):
     """A guest: its files, its memory, and where the images of its kernel and modules may be, likely places first."""
 
     tree: Tree
@@ -85,8 +83,7 @@ class Guest:
             if not present(folder.is_dir):
                 die(f"no modules folder at {folder}", "give the folder of one release, as /lib/modules/RELEASE")
         others = (folder for folder in self.modules_dirs if folder not in modules_dirs)
-        return replace(
-            self,
+        return self._replace(
             kernel_images=(kernel_image,) if kernel_image else self.kernel_images,
             modules_dirs=(*modules_dirs, *others),
         )

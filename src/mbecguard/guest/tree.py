@@ -7,9 +7,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from mbecguard.values.errors import die
 from mbecguard.values.facts import Absent, Fact, Known, Unknown, told
@@ -20,8 +19,7 @@ _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 _UNPACK_MEMORY = 128 << 20  #: bytes the xz decoder may use; `xz -9` needs 65 MiB
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(NamedTuple):
     """Reads files by their path below `root`; a captured file may also be there as `NAME.xz`.
 
     `unread` has what could not be read when a guest was captured; None: the capture does not tell, as older ones.

@@ -8,13 +8,14 @@ guest, or the simulator. It does what it is told and reports what happened; it h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import STRICT, Enum, IntEnum, IntFlag
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from mbecguard.host.text import TextObject
 from mbecguard.values.errors import Exit, UserError
 from mbecguard.values.pages import PageRange
+
+if TYPE_CHECKING:  # only a lock hands text over
+    from mbecguard.host.text import TextObject
 
 
 class Permission(IntFlag, boundary=STRICT):
@@ -76,16 +77,14 @@ class Outcome(Enum):
     NO_VERDICT = "no-verdict"  #: the probe could not be carried out, or did not come back
 
 
-@dataclass(frozen=True, slots=True)
-class Protection:
+class Protection(NamedTuple):
     """One entry of a request: these guest page frames get these permissions."""
 
     pages: PageRange
     permissions: Permission
 
 
-@dataclass(frozen=True, slots=True)
-class HostStatus:
+class HostStatus(NamedTuple):
     """The host's answer to the query."""
 
     mode: HostMode
@@ -114,8 +113,7 @@ class TextMode(IntEnum):
     ENFORCE = 2  #: it is counted, and faults
 
 
-@dataclass(frozen=True, slots=True)
-class HostText:
+class HostText(NamedTuple):
     """What a host of version 3 tells of text that it was given."""
 
     offers: TextMode

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from errno import EINVAL
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mbecguard.device import (
     CANARY_VALUE,
@@ -33,11 +33,13 @@ from mbecguard.device import (
 )
 from mbecguard.host.base import HostDetails, HostErrno, HostStatus, HostText, Outcome, Protection
 from mbecguard.host.patch import patch
-from mbecguard.host.text import LIST_PAGES, TextObject, encode
 from mbecguard.host.wire import CR4_SMEP, Word, ask_details, ask_most, ask_text, checked, decode_status, pin_all
 from mbecguard.values.cpus import cpu_list
 from mbecguard.values.errors import Exit, die
 from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:  # only a lock hands text over
+    from mbecguard.host.text import TextObject
 
 ONLINE = Path("/sys/devices/system/cpu/online")
 QUERIES, QUERY_PAUSE = 4, 0.05  #: seconds between them
@@ -128,6 +130,8 @@ class ShimHost:
 
     def hand_over(self, text: TextObject) -> None:
         """Give the host a range of text by one hypercall; only a reset takes it back."""
+        from mbecguard.host.text import LIST_PAGES, encode
+
         pages = encode(text)
         if len(pages) > LIST_PAGES:
             die(f"the list of text has {len(pages)} pages, one hypercall takes {LIST_PAGES}", "report it", Exit.REFUSED)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbecguard.host.wire import map_digest
 from mbecguard.lock.context import Context
 from mbecguard.lock.proof import DegradedError
@@ -115,8 +113,7 @@ def make_record(lock: Context, state: State, reasons: tuple[Reason, ...]) -> Rec
     answer = lock.host.query()
     return Record(
         time=now(),
-        identity=replace(
-            lock.identity,
+        identity=lock.identity._replace(
             release=lock.plan.kernel.release,
             build_id=lock.plan.kernel.build_id or None,
             host_abi=answer.abi,

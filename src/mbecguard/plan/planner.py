@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.execmap import Mapping
@@ -220,8 +220,8 @@ class _Engine:
         )
 
     def _told(self, plan: Plan) -> Plan:
-        plan = replace(plan, findings=tuple(sorted({*self._findings}, key=_order)))
-        return replace(plan, digest=digest_of(plan))
+        plan = plan._replace(findings=tuple(sorted({*self._findings}, key=_order)))
+        return plan._replace(digest=digest_of(plan))
 
     def _free_space(self, kind: CodeKind) -> PageSet:
         """Kept frames of a kind that nobody uses: what has no owner in a block, whatever it holds; else int3 alone."""

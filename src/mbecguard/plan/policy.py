@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbecguard.settings.declared import BY_KEY, FROZEN_KEYS, Setting
 from mbecguard.settings.load import Settings
@@ -63,8 +62,7 @@ class Level(StrEnum):
     TEXT = "text"  #: and nothing but the kernel's own patches is stored to it
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """The decisions of one administrator; what is `open` the guest decides, see `settled`."""
 
     dropped: tuple[CodeKind, ...] = (CodeKind.KEXEC,)
@@ -89,17 +87,17 @@ class Policy:
         drops = CodeKind.TRAMPOLINE in self.open and not may_start(survey.processors)
         free = (kind for kind, users in FREE_SPACE.items() if kind in self.open and set(users) <= set(frozen))
         dropped = (*self.dropped, CodeKind.TRAMPOLINE) if drops else self.dropped
-        return replace(self, dropped=dropped, open=(), free=(*self.free, *free))
+        return self._replace(dropped=dropped, open=(), free=(*self.free, *free))
 
     @property
     def roomy(self) -> Policy:
         """The same, but all free space stays."""
-        return replace(self, tight=False, free=(), open=tuple(kind for kind in self.open if kind not in FREE_SPACE))
+        return self._replace(tight=False, free=(), open=tuple(kind for kind in self.open if kind not in FREE_SPACE))
 
     @property
     def exec_only(self) -> Policy:
         """The same at level exec."""
-        return replace(self, level=Level.EXEC, frozen_keys=())
+        return self._replace(level=Level.EXEC, frozen_keys=())
 
 
 def may_start(processors: Fact[Processors]) -> bool:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from mbecguard.plan.policy import CodeKind
 from mbecguard.values.codec import Hex, Notation, decode, digest, encode
@@ -17,8 +16,7 @@ SCHEMA = "mbecguard.plan/2"
 Frames = Annotated[PageRange, Notation.HEX]  #: page frames, written as hexadecimal strings in JSON
 
 
-@dataclass(frozen=True, slots=True)
-class PlanKernel:
+class PlanKernel(NamedTuple):
     """Which kernel a plan is for; addresses in bytes."""
 
     release: str
@@ -27,8 +25,7 @@ class PlanKernel:
     text_pa: Hex
 
 
-@dataclass(frozen=True, slots=True)
-class KeepRange:
+class KeepRange(NamedTuple):
     """Page frames `[start, end)` that stay kernel-executable, and why; `va` is the virtual address of `start`."""
 
     start: Hex
@@ -44,8 +41,7 @@ class KeepRange:
         return PageRange(self.start, self.end)
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(NamedTuple):
     """Pages and ranges kept, and 2 MiB regions that are partly kept (each costs 512 EPT entries)."""
 
     keep_pages: int
@@ -53,8 +49,7 @@ class Totals:
     mixed_2m: int
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What stays executable. `keep` and `deny` are sorted and disjoint, and tile [0, max_pfn)."""
 
     kernel: PlanKernel

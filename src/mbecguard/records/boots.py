@@ -12,8 +12,8 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mbecguard.values.codec import canonical, decode, encode
 from mbecguard.values.errors import Exit, die, plainly
@@ -24,8 +24,7 @@ SIZE = 4096  #: bytes of the file
 REASON_LIMIT = 300  #: characters; a character takes up to 12 bytes in JSON
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """A lock that the service began, noted before anything was changed."""
 
     boot_id: str
@@ -50,8 +49,7 @@ class Attempt:
         return any(noted and here and noted.lower() != here.lower() for noted, here in pairs)
 
 
-@dataclass(frozen=True, slots=True)
-class Omission:
+class Omission(NamedTuple):
     """Why the service did not lock a boot."""
 
     boot_id: str
@@ -59,8 +57,7 @@ class Omission:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Boots:
+class Boots(NamedTuple):
     """All that is remembered."""
 
     attempt: Attempt | None = None
@@ -68,8 +65,7 @@ class Boots:
     schema: str = SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
-class BootFile:
+class BootFile(NamedTuple):
     """`boot.json` in the state folder."""
 
     folder: Path

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from mbecguard.records.damage import GONE, DamagedError, Loss, reading
 from mbecguard.records.record import Record
@@ -50,8 +50,7 @@ class Link(Generic[T]):
 Entry = Link[Record]  #: of a lock
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """Where the history begins and ends."""
 
     oldest: int = 1  #: number of the oldest entry that was not pruned
@@ -70,13 +69,12 @@ class Head:
         """The same with more that is lost."""
         lost = (*(loss for loss in self.lost if loss.last >= self.oldest or not loss.last), *losses)
         if len(lost) > LOSSES:
-            whole = replace(lost[-1], first=min(loss.first for loss in lost), last=max(loss.last for loss in lost))
-            lost = (replace(whole, what=f"damaged in more than {LOSSES} places, the last: {whole.what}"),)
-        return replace(self, lost=lost)
+            whole = lost[-1]._replace(first=min(loss.first for loss in lost), last=max(loss.last for loss in lost))
+            lost = (whole._replace(what=f"damaged in more than {LOSSES} places, the last: {whole.what}"),)
+        return self._replace(lost=lost)
 
 
-@dataclass(frozen=True, slots=True)
-class Chain(Generic[T]):
+class Chain(NamedTuple, Generic[T]):
     """The files of the entries, which are of one kind, and of the head."""
 
     folder: Path

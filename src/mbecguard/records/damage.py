@@ -7,9 +7,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from mbecguard.values.clock import now
 from mbecguard.values.errors import UserError, die
@@ -66,8 +66,7 @@ def _names(path: Path) -> Iterator[Path]:
     yield from (path.with_name(f"{path.name}.{number}") for number in count(1))
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """Damage that was found in the state folder: of the records `first` to `last`, or of what has no number (0)."""
 
     first: int

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mbecguard.plan.value import KeepRange, Plan
 from mbecguard.values.pages import PAGE_SHIFT, PageRange, PageSet
@@ -30,4 +30,4 @@ def _only_in(one: Plan, other: Plan) -> tuple[KeepRange, ...]:
 def piece(kept: KeepRange, frames: PageRange) -> KeepRange:
     """Some frames of a kept range."""
     va = kept.va + (frames.start - kept.start << PAGE_SHIFT)
-    return replace(kept, start=frames.start, end=frames.end, va=va)
+    return kept._replace(start=frames.start, end=frames.end, va=va)

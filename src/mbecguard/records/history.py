@@ -8,7 +8,6 @@ plans/                 what the entries name (plans.py)
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,11 +22,11 @@ from mbecguard.values.files import CHANGED, replace_link, sync_folder
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-@dataclass(frozen=True)
 class History(Ledger[Record]):
     """The history in a state folder."""
 
-    kind: type[Entry] = Entry
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, Entry)
 
     @property
     def plans(self) -> Plans:

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbecguard import __version__
 from mbecguard.guest.names import HOSTNAME, MACHINE_ID, SHIM_VERSION, VM_UUID
@@ -16,15 +15,14 @@ if TYPE_CHECKING:  # a record that is read has its identity, and no guest
 
 #: What is in each of the files.
 _FORMS = {
-    MACHINE_ID: re.compile(r"[0-9a-f]{32}"),
-    HOSTNAME: re.compile(r"[\w.-]{1,64}", re.ASCII),
-    VM_UUID: re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE),
-    SHIM_VERSION: re.compile(r"[\w.+~:-]{1,64}", re.ASCII),
+    MACHINE_ID: r"[0-9a-f]{32}",
+    HOSTNAME: r"(?a:[\w.-]{1,64})",
+    VM_UUID: r"(?i:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})",
+    SHIM_VERSION: r"(?a:[\w.+~:-]{1,64})",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Machine, boot, kernel, and the versions of all that took part in a lock; null is what nobody could tell."""
 
     boot_id: str
@@ -51,4 +49,4 @@ def identify(guest: Guest) -> Identity:
 
 def _word(guest: Guest, path: str) -> str | None:
     text = known(told(lambda: guest.tree.text(path)), "").strip()
-    return text if _FORMS[path].fullmatch(text) else None
+    return text if re.fullmatch(_FORMS[path], text) else None

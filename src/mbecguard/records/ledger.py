@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -47,12 +46,11 @@ class Bounds(NamedTuple):
     days: int = 730
 
 
-@dataclass(frozen=True)
 class Ledger(Generic[T]):
     """A chain in a folder. What writes raises OSError, and wants no other writer beside it."""
 
-    folder: Path
-    kind: type[Link[T]]
+    def __init__(self, folder: Path, kind: type[Link[T]]) -> None:
+        self.folder, self.kind = folder, kind
 
     @property
     def chain(self) -> Chain[T]:
@@ -94,7 +92,7 @@ class Ledger(Generic[T]):
         head = self.head()
         entry, data = sign_entry(head.newest + 1, head.link, record)
         self._put(self.chain.file(entry.number), data)
-        grown = replace(head, newest=entry.number, link=entry.digest, size=head.size + self.tie(entry))
+        grown = head._replace(newest=entry.number, link=entry.digest, size=head.size + self.tie(entry))
         pruned = tuple(islice(self._superfluous(grown, bounds), PRUNED_AT_ONCE))
         self.write(_shortened(grown, pruned))
         for one in pruned:
@@ -153,8 +151,7 @@ class Ledger(Generic[T]):
         return folder
 
 
-@dataclass(frozen=True, slots=True)
-class _Pruned(Generic[T]):
+class _Pruned(NamedTuple, Generic[T]):
     entry: Link[T]
     size: int  #: bytes that this frees
 
@@ -163,4 +160,4 @@ def _shortened(head: Head, pruned: tuple[_Pruned[T], ...]) -> Head:
     if not pruned:
         return head
     last, size = pruned[-1].entry, head.size - sum(one.size for one in pruned)
-    return replace(head, oldest=last.number + 1, anchor=last.digest, size=max(0, size)).without()
+    return head._replace(oldest=last.number + 1, anchor=last.digest, size=max(0, size)).without()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mbecguard.records.chain import ORIGIN, CutError, Head
@@ -45,13 +44,13 @@ def _faults(history: Ledger[Any]) -> Iterator[tuple[int, DamagedError]]:
                 yield number, error
 
 
-@dataclass(slots=True)
 class Mender:
     """Keeps aside what is damaged. Wants no other writer beside it; raises OSError where it cannot write."""
 
-    history: Ledger[Any]
-    found: list[Loss] = field(default_factory=list)
-    _head: Head = field(default_factory=Head)
+    def __init__(self, history: Ledger[Any]) -> None:
+        self.history = history
+        self.found: list[Loss] = []
+        self._head = Head()
 
     def mend(
         self, boot_id: str = "", damaged: Iterable[DamagedError] = (), *, everything: bool = False
@@ -115,7 +114,7 @@ class Mender:
                 self._lose(0, error)
                 return
             size = head.size + self.history.tie(entry)
-            self._head = replace(head, newest=entry.number, link=entry.digest, size=size)
+            self._head = head._replace(newest=entry.number, link=entry.digest, size=size)
 
     def _boot(self, history: History, boot_id: str) -> None:
         number, pointer = 0, history.pointer(boot_id)
@@ -139,7 +138,7 @@ class Mender:
     def _lose(self, number: int, error: DamagedError) -> None:
         keep_aside(self.history.folder, error.path)
         if isinstance(error, CutError):
-            self._head, number = replace(self._head, anchor=""), 0
+            self._head, number = self._head._replace(anchor=""), 0
         loss = Loss.of(number, error)
         self.found.append(loss)
         self._head = self._head.without(loss)

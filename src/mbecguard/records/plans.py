@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from mbecguard.plan.value import Plan
 from mbecguard.records.chain import numbered
@@ -19,8 +19,7 @@ from mbecguard.values.files import CHANGED, LIMIT, read_own, replace_file, repla
 _GZIP = 16  # zlib.h: of windowBits
 
 
-@dataclass(frozen=True, slots=True)
-class Plans:
+class Plans(NamedTuple):
     """The folder of the plans. Beside each lies a link that leads to the newest record that names it."""
 
     folder: Path

@@ -6,11 +6,10 @@ A reason is data, as a finding is: an id that scripts can match and that never c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(NamedTuple):
     """One reason, as it stands in records and in the status; the hint says what to do, if anything can be done."""
 
     id: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from mbecguard.host.base import Outcome, TextMode
 from mbecguard.plan.policy import Level, Policy
@@ -101,8 +102,7 @@ TEXT_PROOF = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """One probe, what it saw, and on which page frame."""
 
     probe: Probe
@@ -130,8 +130,7 @@ def proves_text(evidence: tuple[Evidence, ...], level: Level) -> bool:
     return {e.probe for e in evidence} >= kinds and all(e.holds for e in evidence if e.probe in kinds)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """The outcome of one attempt to lock. `level` says what is protected."""
 
     time: str  #: UTC, ISO 8601

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from mbecguard.host.base import (
@@ -34,8 +33,7 @@ Verdict = tuple[State, tuple[Reason, ...]]
 _UNANSWERED = HostStatus(HostMode.UNKNOWN, Permission(0), generation=0, restricted=False, sealed=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """A record by its name, with what matters most of it."""
 
     digest: str  #: of its entry in the history; the event SEALED has told it
@@ -54,16 +52,14 @@ class Named:
         return cls(entry.digest, record.time, record.state, record.plan_digest, totals, pins, record.level)
 
 
-@dataclass(frozen=True, slots=True)
-class Details:
+class Details(NamedTuple):
     """A whole record, and the plan that it names; null if that is damaged."""
 
     record: Record
     plan: Plan | None
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """The state, why it is not better, and the record that it rests on."""
 
     state: State
@@ -79,7 +75,7 @@ class Status:
     map_digest: str | None = None  #: of what the host enforces; null: it does not tell
     text: HostText | None = None  #: what the host holds of kernel text; null: it knows nothing of that
     details: Details | None = None  #: of the record, for --full
-    time: str = field(default_factory=now)  #: when the host was asked; UTC, ISO 8601
+    time: str = ""  #: when the host was asked; UTC, ISO 8601
     schema: str = SCHEMA
 
     @property
@@ -156,8 +152,7 @@ def status(host: Host, store: Store, boot_id: str) -> Status:
     return _status(memory, verdict, answer, host.name, simulated=host.simulated, told=told)
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
+class _Told(NamedTuple):
     """What else a host tells; None is what it knows nothing of."""
 
     details: HostDetails | None = None
@@ -197,6 +192,7 @@ def _status(
         text=text,
         record=Named.of(memory.entry) if memory.entry else None,
         interrupted=memory.journal.step if memory.journal else None,
+        time=now(),
     )
 
 
@@ -207,7 +203,7 @@ def detailed(status: Status, store: Store, boot_id: str) -> Status:
     plan = None
     with suppress(DamagedError):
         plan = store.plan(entry.record)
-    return replace(status, details=Details(entry.record, plan))
+    return status._replace(details=Details(entry.record, plan))
 
 
 def observe(host: Host, *, sealed: bool) -> HostStatus:
@@ -216,7 +212,7 @@ def observe(host: Host, *, sealed: bool) -> HostStatus:
     if answer.mode is not HostMode.UNKNOWN:
         return answer
     denied = host.run_canary() is Outcome.DENIED
-    return replace(answer, restricted=denied, sealed=denied and sealed)
+    return answer._replace(restricted=denied, sealed=denied and sealed)
 
 
 def unusable(error: UserError) -> Reason:

@@ -12,9 +12,8 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import NamedTuple, TextIO, TypeVar
 
 from mbecguard.plan.value import Plan
 from mbecguard.records.chain import Entry, Link
@@ -32,12 +31,11 @@ OLD = "records.jsonl"  #: of mbecguard 0.1, see old.py
 T = TypeVar("T", bound=Timed)
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """A state folder; made when something is written, mode 0700."""
 
     folder: Path
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: Bounds = Bounds()
 
     @property
     def history(self) -> History:

@@ -108,7 +108,7 @@ class Service:
             if not attempt or attempt.boot_id != self.session.guest.boot_id or not attempt.counts:
                 return False
             self._check_health()
-            self._file.write(replace(boots, attempt=replace(attempt, confirmed=now())))
+            self._file.write(boots._replace(attempt=attempt._replace(confirmed=now())))
         self._say(Event.BOOT_CONFIRMED)
         return True
 
@@ -120,7 +120,7 @@ class Service:
             ours = attempt and attempt.counts and attempt.boot_id == self.session.guest.boot_id
             if not attempt or not ours or not self.orderly():
                 return False
-            self._file.write(replace(boots, attempt=replace(attempt, left=now())))
+            self._file.write(boots._replace(attempt=attempt._replace(left=now())))
         return True
 
     def rearm(self) -> None:
@@ -151,7 +151,7 @@ class Service:
             boots = self._file.read()
             attempt = boots.attempt
             if attempt and attempt.left and attempt.boot_id == self.session.guest.boot_id:
-                self._file.write(replace(boots, attempt=replace(attempt, left=None)))
+                self._file.write(boots._replace(attempt=attempt._replace(left=None)))
 
     def _attempt(self) -> None:
         try:
@@ -163,15 +163,15 @@ class Service:
             transaction = self.session.transaction(self.tell)
             self._stop.check()
         except UserError as error:
-            self._omit(replace(attempt, ended=True), error)
+            self._omit(attempt._replace(ended=True), error)
         except StoppedError as stopped:
-            self._omit(replace(attempt, ended=True), stopped.error)
+            self._omit(attempt._replace(ended=True), stopped.error)
         try:
             transaction.run()
         except UserError as error:
             if not transaction.undone:
                 raise
-            self._omit(replace(attempt, ended=True), error)
+            self._omit(attempt._replace(ended=True), error)
 
     def _note(self) -> Attempt:
         guest, settings = self.session.guest, self.session.settings

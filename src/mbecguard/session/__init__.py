@@ -8,7 +8,7 @@ asked for: the daemon, which stays in memory for good, needs none of it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -257,9 +257,9 @@ class Session:
         if full:
             found = detailed(found, self.store, self.guest.boot_id)
         if found.state is not State.OPEN:
-            return replace(found, reasons=(*found.reasons, *self.undone(found), *wrong))
+            return found._replace(reasons=(*found.reasons, *self.undone(found), *wrong))
         others = (other for other in found.reasons if not any(other.text in why.text for why in omitted))
-        return replace(found, reasons=(*omitted, *others, *wrong))
+        return found._replace(reasons=(*omitted, *others, *wrong))
 
     def undone(self, status: Status) -> tuple[Reason, ...]:
         """The switches of a seal that somebody took back; a simulated one sets none."""

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbecguard.audit.claims import NOT_WANTED, Grounds, Knob
 from mbecguard.audit.compare import Comparison, Sight, compare
 from mbecguard.audit.conclude import announce, conclude
@@ -89,5 +87,5 @@ def _knobs(session: Session) -> tuple[Knob, ...]:
 def _subject(session: Session, entry: Entry | None) -> Identity:
     """Whose audit it is; what the lock has learnt of kernel and host holds for the whole boot."""
     found = identify(session.guest)
-    learnt = entry.record.identity if entry else replace(found, release=session.guest.release)
-    return replace(found, release=learnt.release, build_id=learnt.build_id, host_abi=learnt.host_abi)
+    learnt = entry.record.identity if entry else found._replace(release=session.guest.release)
+    return found._replace(release=learnt.release, build_id=learnt.build_id, host_abi=learnt.host_abi)

@@ -12,7 +12,6 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,16 +26,14 @@ _REPAIR = "put it right as root, or remove it"
 _GIVE = f"give a TOML file that may be read, or leave --config out: then /{SYSTEM_FILE.parent} counts"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """Something that is wrong in the files of the settings, and what to do about it."""
 
     message: str
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """All settings with their values and where each comes from; read them by key.
 
     What the problems name is left out: there the value is that of an earlier place, in the end the default.
@@ -159,13 +156,12 @@ def _from_command_line(root: Path) -> list[_Value]:
     return [_Value("lock.mode", OFF, f"{COMMAND_LINE} (unknown word mbecguard={value!r})")]
 
 
-@dataclass(slots=True)
 class _Reader:
     """Reads files. What is wrong there is fatal or, if `tolerant`, kept as a problem, and left out."""
 
-    trusted: bool
-    tolerant: bool
-    problems: list[Problem] = field(default_factory=list)
+    def __init__(self, *, trusted: bool, tolerant: bool) -> None:
+        self.trusted, self.tolerant = trusted, tolerant
+        self.problems: list[Problem] = []
 
     def files(self, root: Path) -> list[Path]:
         """Those of the system, in their order; none of a folder that others may write to."""

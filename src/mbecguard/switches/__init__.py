@@ -8,7 +8,6 @@ something away that the guest uses now: `auto` leaves such a switch alone, and s
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -167,8 +166,7 @@ def _path(knob: str) -> str:
 FILES = tuple(f"/{_path(switch.knob)}" for switch in SWITCHES)  #: of all switches
 
 
-@dataclass(frozen=True, slots=True)
-class LiveKnobs:
+class LiveKnobs(NamedTuple):
     """Those of the running kernel."""
 
     root: Path = Path("/")
@@ -195,11 +193,11 @@ class LiveKnobs:
         return self.root / _path(name)
 
 
-@dataclass(slots=True)
 class SimulatedKnobs:
     """For the simulator: a lock that protects nothing must not freeze anything either."""
 
-    values: dict[str, str] = field(default_factory=lambda: {switch.knob: "" for switch in SWITCHES})
+    def __init__(self, values: dict[str, str] | None = None) -> None:
+        self.values = {switch.knob: "" for switch in SWITCHES} if values is None else values
 
     @classmethod
     def of(cls, tree: Tree) -> SimulatedKnobs:

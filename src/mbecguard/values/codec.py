@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Frozen dataclasses to JSON and back, exactly; canonical bytes and their digest.
+"""Values to JSON and back, exactly; canonical bytes and their digest.
 
-Understands what the agent's values are made of: dataclasses, enums, tuples, dicts with string keys, unions with None,
-of scalars, or of dataclasses with different fields, and the JSON scalars. Anything else is a bug and raises TypeError.
+Understands what the agent's values are made of: frozen dataclasses and NamedTuples, enums, tuples, dicts with string
+keys, unions with None, of scalars, or of values with different fields, and the JSON scalars. Anything else is a bug and
+raises TypeError.
 
 Addresses and page frames are declared `Hex` and become strings such as "0x1000": many readers of JSON take every number
 for a double, which holds integers up to 2^53 only, and nearly all kernel addresses lie above.
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 class Notation(Enum):
-    """How numbers are written, for `Annotated`. On a dataclass it means each of its own integers."""
+    """How numbers are written, for `Annotated`. On a type with fields it means each of its own integers."""
 
     HEX = "hex"
 
@@ -62,9 +63,9 @@ def _encoder_of(kind: Any) -> Encoder:
         return attrgetter("value")
     if issubclass(kind, bool | int | float | str | types.NoneType):
         return _as_it_is
-    if dataclasses.is_dataclass(kind):
-        return _fields_encoder(cast(type, kind))
-    if issubclass(kind, tuple | list) and not hasattr(kind, "_fields"):  # a NamedTuple would lose its names
+    if has_fields(kind):
+        return _fields_encoder(kind)
+    if issubclass(kind, tuple | list):
         return lambda value: [encode(item) for item in value]
     if issubclass(kind, dict):
         return lambda value: {_string(key): encode(item) for key, item in value.items()}
@@ -102,7 +103,7 @@ def _encoder(hint: Any) -> Encoder:
         return lambda value: [encoder(item) for encoder, item in zip(inner, value, strict=True)]
     if origin is dict:
         return lambda value: {_string(key): inner[1](item) for key, item in value.items()}
-    if dataclasses.is_dataclass(origin) or all(dataclasses.is_dataclass(get_origin(a) or a) for a in arguments):
+    if has_fields(origin) or all(has_fields(get_origin(a) or a) for a in arguments):
         return encode  # each value knows its own class
     if len(inner) > 1:
         raise TypeError(f"cannot serialise a choice of {arguments}")
@@ -110,19 +111,34 @@ def _encoder(hint: Any) -> Encoder:
 
 
 def is_hex(hint: Any) -> bool:
-    """Whether a type, or each integer of a dataclass, is declared to be written in hexadecimal."""
+    """Whether a type, or each integer of a value, is declared to be written in hexadecimal."""
     return get_origin(hint) is Annotated and Notation.HEX in hint.__metadata__
 
 
+def has_fields(kind: Any) -> bool:
+    """Whether values of a type have fields, which become the keys of an object."""
+    return dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, tuple) and kind is not tuple)
+
+
+def defaults(kind: Any) -> dict[str, Any]:
+    """The names of the fields of a type, with their defaults; MISSING where a value is required."""
+    if not dataclasses.is_dataclass(kind):
+        found: dict[str, Any] = dict.fromkeys(kind._fields, dataclasses.MISSING)
+        found.update(kind._field_defaults)
+        return found
+    made = dataclasses.MISSING
+    return {f.name: f.default if f.default_factory is made else f.default_factory for f in dataclasses.fields(kind)}
+
+
 def fields_of(kind: Any, *, all_hex: bool = False) -> dict[str, Any]:
-    """The fields of a dataclass and their types; with `all_hex` each integer is one that is written in hexadecimal.
+    """The fields of a value and their types; with `all_hex` each integer is one that is written in hexadecimal.
 
     `kind` may say what a generic dataclass is of: then a field of the type variable is of that.
     """
     origin = get_origin(kind) or kind
     given = dict(zip(getattr(origin, "__parameters__", ()), get_args(kind), strict=False))
     hints = get_type_hints(origin, include_extras=True)
-    types_ = {f.name: given.get(hints[f.name], hints[f.name]) for f in dataclasses.fields(origin)}
+    types_ = {name: given.get(hints[name], hints[name]) for name in defaults(origin)}
     return {name: Hex if all_hex and hint is int else hint for name, hint in types_.items()}
 
 
@@ -157,9 +173,9 @@ def _decoder(kind: Any) -> Decoder:
     if kind == Hex:
         return _decode_hex
     if is_hex(kind):
-        return _dataclass_decoder(arguments[0], all_hex=True)
-    if dataclasses.is_dataclass(origin or kind):
-        return _dataclass_decoder(kind)
+        return _fields_decoder(arguments[0], all_hex=True)
+    if has_fields(origin or kind):
+        return _fields_decoder(kind)
     if origin is tuple:
         return _tuple_decoder(arguments)
     if origin is dict:
@@ -173,11 +189,11 @@ def _decoder(kind: Any) -> Decoder:
     raise TypeError(f"cannot deserialise {kind}")
 
 
-def _dataclass_decoder(kind: Any, *, all_hex: bool = False) -> Decoder:
+def _fields_decoder(kind: Any, *, all_hex: bool = False) -> Decoder:
     hints = fields_of(kind, all_hex=all_hex)
     names = hints.keys()
     required = _required(kind)
-    ours = next((f.default for f in dataclasses.fields(get_origin(kind) or kind) if f.name == "schema"), None)
+    ours = defaults(get_origin(kind) or kind).get("schema")
 
     def convert(data: object, where: str) -> Any:
         table = _expect(dict, data, where)
@@ -194,8 +210,7 @@ def _dataclass_decoder(kind: Any, *, all_hex: bool = False) -> Decoder:
 
 
 def _required(kind: Any) -> set[str]:
-    fields = dataclasses.fields(get_origin(kind) or kind)
-    return {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+    return {name for name, value in defaults(get_origin(kind) or kind).items() if value is dataclasses.MISSING}
 
 
 def _tuple_decoder(arguments: tuple[Any, ...]) -> Decoder:
@@ -219,7 +234,7 @@ def _dict_decoder(item: Decoder) -> Decoder:
 def _choice_decoder(arguments: tuple[Any, ...]) -> Decoder:
     kinds: list[Any] = [argument for argument in arguments if argument is not type(None)]
     nullable = len(kinds) < len(arguments)
-    if all(dataclasses.is_dataclass(get_origin(kind) or kind) for kind in kinds) and len(kinds) > 1:
+    if all(has_fields(get_origin(kind) or kind) for kind in kinds) and len(kinds) > 1:
         return _shape_decoder(kinds)
     if len(kinds) > 1 and not set(kinds) <= {int, str, bool}:
         raise TypeError(f"cannot deserialise a choice of {kinds}")
@@ -234,7 +249,7 @@ def _choice_decoder(arguments: tuple[Any, ...]) -> Decoder:
 
 
 def _shape_decoder(kinds: list[Any]) -> Decoder:
-    """Dataclasses that their fields tell apart."""
+    """Values that their fields tell apart."""
 
     def convert(data: object, where: str) -> Any:
         keys = _expect(dict, data, where).keys()

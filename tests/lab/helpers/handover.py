@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbecguard.plan.policy import Level, from_settings
 from mbecguard.session import Places, Session
 from mbecguard.session.locking import texts
@@ -14,9 +12,9 @@ from mbecguard.settings.load import load
 GOES = ("iscsi_tcp",)
 
 session = Session(load(), Places.live())
-policy = replace(from_settings(session.settings), level=Level.TEXT, frozen_keys=("lsm", "mitigations"))
+policy = from_settings(session.settings)._replace(level=Level.TEXT, frozen_keys=("lsm", "mitigations"))
 plan = session.look().plan
-plan = replace(plan, keep=tuple(kept for kept in plan.keep if kept.owner not in GOES))
+plan = plan._replace(keep=tuple(kept for kept in plan.keep if kept.owner not in GOES))
 given = texts(session, plan, policy)
 target, kernel, data = given.first
 (modules,) = given.modules
