@@ -17,9 +17,8 @@ IPPROTO_UDP, AF_PACKET, ALL = 17, 17, 0x0300
 
 PERF_EVENT_OPEN, BPF = 298, 321
 SOFTWARE, TRACEPOINT, CPU_CLOCK, CONTEXT_SWITCHES = 1, 2, 0, 3
-PROG_LOAD, PROG_ATTACH, PROG_DETACH, RAW_TRACEPOINT_OPEN, LINK_CREATE = 5, 8, 9, 17, 28
-OF_XDP, OF_CGROUP_SKB, OF_RAW_TRACEPOINT = 6, 8, 17
-TO_XDP, GENERIC, LOOPBACK = 37, 2, 1
+PROG_LOAD, PROG_ATTACH, PROG_DETACH, RAW_TRACEPOINT_OPEN = 5, 8, 9, 17
+OF_CGROUP_SKB, OF_RAW_TRACEPOINT = 8, 17
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,12 +54,12 @@ def _bpf(command: int, attributes: bytes) -> int:
     return _call(BPF, command, ctypes.create_string_buffer(attributes, 128), 128)
 
 
-def _program(kind: int, attach: int = 0) -> int:
+def _program(kind: int) -> int:
     """That returns 1."""
     code = ctypes.create_string_buffer(struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0), 16)
     license_name = ctypes.create_string_buffer(b"GPL")
     places = (ctypes.addressof(code), ctypes.addressof(license_name))
-    return _bpf(PROG_LOAD, struct.pack("<IIQQIIQII16sII", kind, 2, *places, 0, 0, 0, 0, 0, b"", 0, attach))
+    return _bpf(PROG_LOAD, struct.pack("<IIQQIIQII16s", kind, 2, *places, 0, 0, 0, 0, 0, b""))
 
 
 def bpf() -> None:
@@ -76,10 +75,4 @@ def bpf() -> None:
         os.close(filtering)
 
 
-def xdp() -> None:
-    """A program at the loopback device: its dispatcher is led to it."""
-    program = _program(OF_XDP, TO_XDP)
-    os.close(_bpf(LINK_CREATE, struct.pack("<IIII", program, LOOPBACK, TO_XDP, GENERIC)))
-
-
-{"sockets": sockets, "perf": perf, "bpf": bpf, "xdp": xdp}[sys.argv[1]]()
+{"sockets": sockets, "perf": perf, "bpf": bpf}[sys.argv[1]]()

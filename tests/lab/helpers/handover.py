@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 from mbecguard.plan.policy import Level, from_settings
 from mbecguard.session import Places, Session
 from mbecguard.session.locking import texts
@@ -21,6 +24,8 @@ target, kernel, data = given.first
 before = session.host.run_store()
 session.host.hand_over(target)
 after = session.host.run_store()
+Path("/run/go").touch()  # who waits for it patches from here on
+time.sleep(2)
 for text in (kernel, data, modules):
     session.host.hand_over(text)
 patch = session.host.run_patch()

@@ -154,8 +154,8 @@ PHASED: Expected = {
     "unload": "done",
     "unpatched": "0",
 }
-#: The VM in a memory cgroup of its own, on its host; both CPUs patch while the text is handed over.
-MEANWHILE = """
+#: The VM in a memory cgroup of its own, on its host.
+WEIGHED = """
     host run 'mkdir /run/memory; mount -t cgroup2 none /run/memory' >/dev/null
     host run 'echo +memory >/run/memory/cgroup.subtree_control; mkdir /run/memory/vm' >/dev/null
     host run 'cat /run/guest.pid >/run/memory/vm/cgroup.procs' >/dev/null
@@ -163,12 +163,17 @@ MEANWHILE = """
         sleep 3 # its counters are summed up now and then
         echo $(($(host run "sed -n 's/^kernel //p' /run/memory/vm/memory.stat" | tr -dc 0-9) >> 10))
     }
-    (while [ ! -e /run/stop ]; do
-        echo 1 >$tracing/events/sched/enable
-        echo 0 >$tracing/events/sched/enable
+"""
+#: Both CPUs patch from the moment on that text is about to be handed over.
+MEANWHILE = """
+    mount_tracing
+    go() { while [ ! -e /run/go ]; do sleep 0.2; done; }
+    (go; while [ ! -e /run/stop ]; do
+        echo 1 >$tracing/events/sched/sched_switch/enable
+        echo 0 >$tracing/events/sched/sched_switch/enable
         echo >>/run/rounds-0
     done) &
-    (while [ ! -e /run/stop ]; do
+    (go; while [ ! -e /run/stop ]; do
         for key in sched_schedstats bpf_stats_enabled; do
             echo 1 >/proc/sys/kernel/$key
             echo 0 >/proc/sys/kernel/$key
@@ -177,6 +182,11 @@ MEANWHILE = """
     done) &
     rounds() { cat /run/rounds-0 /run/rounds-1 | wc -l; }
 """
+HAND_OVER = "PYTHONPATH=/lab/agent python3 /lab/helpers/handover.py 2>&1 | tail -n 1"
+HANDED = re.compile(
+    "store ran, then denied; patch ran; [0-9]{5} sites, [0-9]{1,5} frozen; [0-9]{4} pages of data; "
+    "[0-9]{3,5} sites in [0-9]+ runs of modules; left mbectest; [0-9]{4} pages"
+)
 BEFORE: Expected = {
     "before": "stored changed as-before",
     **same(" ".join(f"{name}-before" for name in BY_OTHERS.split()), "changed"),
@@ -235,32 +245,24 @@ SCENARIOS: tuple[Scenario, ...] = (
         + f"""
         fact before "$(t store $code 0x90 1) $(now) $(restore)$(now)"
         {_by_others("before")}
-        {MEANWHILE}
+        {WEIGHED}
         weight=$(charged)
-        fact handed "$(PYTHONPATH=/lab/agent python3 /lab/helpers/handover.py 2>&1 | tail -n 1)"
-        bad=$(word 17) rounds=$(rounds)
+        fact handed "$({HAND_OVER})"
+        bad=$(word 17)
         weight=$(($(charged) - weight)) text=$(($(word 15) >> 32 << 2))
         fact charged-kib "$weight for $text"
         fact charged "$([ $weight -ge $text ] && [ $weight -lt $((text + 4096)) ] && echo text and tables)"
-        fact meanwhile "$rounds rounds, $(($(rounds) - rounds)) more, $(($(word 17) - bad)) refused"
-        : >/run/stop
-        wait
         {_phases(f"{PHASES} {MORE}")}
         workload
         fact unpatched "$(($(word 17) - bad))"
         {ATTACKS}
         fact alive "$(works sh -c 'for i in $(seq 20); do /bin/true || exit 1; done')"
-        fact xdp "$(works python3 /lab/helpers/flips.py xdp) $(word 17)"
         """,
         {
             **BEFORE,
-            "handed": re.compile(
-                "store ran, then denied; patch ran; [0-9]{5} sites, [0-9]{1,5} frozen; [0-9]{4} pages of data; "
-                "[0-9]{3,5} sites in [0-9]+ runs of modules; left mbectest; [0-9]{4} pages"
-            ),
+            "handed": HANDED,
             "charged-kib": re.compile("[0-9]+ for [0-9]+"),
             "charged": "text and tables",
-            "meanwhile": re.compile("[1-9][0-9]* rounds, [1-9][0-9]* more, 0 refused"),
             **PHASED,
             **same(MORE, "done"),
             **same(" ".join(f"{name}-stores" for name in MORE.split()), SOME),
@@ -272,5 +274,31 @@ SCENARIOS: tuple[Scenario, ...] = (
         cpus=2,
         slow=True,
         setting=Setting(kvm="mbecguard_text=enforce", own_guest="handed-over", cpu=PLAIN_CPU),
+    ),
+    Scenario(
+        "handed-over-busy",
+        "kernel text is handed over while both CPUs patch it: none of their patches is refused, none is lost",
+        MEANWHILE
+        + f"""
+        fact handed "$({HAND_OVER})"
+        bad=$(word 17) rounds=$(rounds)
+        sleep 20
+        fact meanwhile "$rounds rounds, $(($(rounds) - rounds)) more, $(($(word 17) - bad)) refused"
+        fact foreign "$(word 18)"
+        : >/run/stop
+        wait
+        fact alive "$(t run 0)"
+        """,
+        {
+            "handed": HANDED,
+            "meanwhile": re.compile("[1-9][0-9]* rounds, [1-9][0-9]* more, 0 refused"),
+            "foreign": "0",
+            "alive": "ran",
+        },
+        hosts=frozenset({Host.OURS, Host.UNENFORCED}),
+        userland=Userland.SYSTEMD,
+        cpus=2,
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="handed-over-busy", cpu=PLAIN_CPU),
     ),
 )
