@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,10 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mbecguard.text.look.PAUSE", 0)
 
 
-def given(root: Path, kernel: bytes, module: bytes, *, logs: bool = False) -> HandOver:
+def given(root: Path, kernel: bytes, module: bytes, *, logs: bool = False, places: Places = PLACES) -> HandOver:
     memory = Memory({BASE: kernel, MODULE: module})
     guest = Guest(Tree(root), Source(memory), (root / "boot/vmlinuz",), (root / "lib/modules" / RELEASE,), live=True)
-    return handed_over(guest, None, unnoted, PLACES, frozen=(), logs=logs)
+    return handed_over(guest, None, unnoted, places, frozen=(), logs=logs)
 
 
 def with_data(root: Path) -> None:
@@ -57,6 +58,26 @@ def test_kernel_data_and_modules(root: Path) -> None:
     assert len(text.targets) == 9  # the module's `local` is one of them
     assert found.left == ()
     assert not any(one.logs for one in (*found.first, *found.modules))
+
+
+@pytest.mark.parametrize(
+    ("frames", "left"),
+    [
+        ((5, 9), [(PageRange(5, 7), 0), (PageRange(8, 9), 0x3000)]),
+        ((7, 9), [(PageRange(8, 9), 0)]),
+        ((5, 8), [(PageRange(5, 7), 0)]),
+        ((8, 9), [(PageRange(8, 9), 0)]),
+    ],
+)
+def test_the_page_to_write_to_is_not_handed_over_twice(
+    root: Path, frames: tuple[int, int], left: list[tuple[PageRange, int]]
+) -> None:
+    """It is a page of the shim's text."""
+    shim = Part(MODULE - 0x10000, PageRange(*frames))
+    places = replace(PLACES, modules={**PLACES.modules, "toy_net": (shim, *PLACES.modules["toy_net"])})
+    (modules,) = given(root, live(), module_text(), places=places).modules
+    assert [tuple(run) for run in modules.runs[:-1]] == left
+    assert modules.runs[-1].pages == PageRange(0x90, 0x91)
 
 
 def test_all_of_it_logs(root: Path) -> None:

@@ -2,7 +2,8 @@
 """The transaction: the one place that changes anything.
 
     check -> hold -> reserve -> survey -> apply (mutable) -> survey again -> prove -> freeze (what can be thawed)
-    -> settle -> last survey -> tighten -> text -> pin -> seal -> freeze (for good) -> record
+    -> settle -> last survey -> tighten -> text -> pin -> seal -> modules' text -> freeze (for good)
+    -> record
 
 Until the freeze new filters and modules need free space, so that the map leaves it executable; then it is dropped.
 

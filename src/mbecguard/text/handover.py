@@ -42,7 +42,8 @@ def handed_over(
     if kernel is None:
         die(f"kernel text is not as its file says: {spot_told(found.spots[0])}", "`mbecguard audit` has all of it")
     known = {name: parts for name, parts in places.modules.items() if name in placed}
-    parts = [part for name in known for part in known[name]]
+    # The page to write to is the shim's text, and has been handed over before
+    parts = [rest for name in known for part in known[name] for rest in part.without(places.target_pfn)]
     data = kernel_data(symbols, places.text_pfn, logs=logs)
     text = kernel_text(kernel, symbols, places.text_pfn, modules=parts, frozen=frozen, hooks=places.hooks, logs=logs)
     first = (target_page(places.target_pfn, logs=logs), text, *([data] if data else ()))

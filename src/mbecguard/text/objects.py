@@ -45,6 +45,15 @@ class Part(NamedTuple):
         """Its virtual addresses, from and to."""
         return self.va, self.va + (len(self.pages) << PAGE_SHIFT)
 
+    def without(self, pfn: int) -> Iterator[Part]:
+        """What is left of it without a page frame."""
+        if pfn not in self.pages:
+            yield self
+            return
+        for pages in (PageRange(self.pages.start, pfn), PageRange(pfn + 1, self.pages.end)):
+            if pages:
+                yield Part(self.va + (pages.start - self.pages.start << PAGE_SHIFT), pages)
+
 
 def target_page(pfn: int, *, logs: bool) -> TextObject:
     """A page of text without any sites."""

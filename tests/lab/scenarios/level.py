@@ -19,7 +19,10 @@ TARGETS = """
     panic_on_oops 0
     eval "$(PYTHONPATH=/lab/agent python3 /lab/helpers/text.py spots)"
     eval "$(PYTHONPATH=/lab/agent python3 /lab/helpers/text.py lsm)"
-    code=$(t pa $CODE) entry=$(t pa $ENTRY)
+    code=$(t pa $CODE) entry=$(t pa $ENTRY) loaded=$(t pa $LOADED)
+    table=$(t pa "0x$(sed -n 's/ [a-zA-Z] sys_call_table$//p' /proc/kallsyms)")
+    # What is there already, stored once more: nobody who runs it notices.
+    again() { t store $1 "0x$(t peek $1 | cut -c1-2)" 1; }
     steal=$(((code + 63) & ~63)) # where the host's record of stolen time has its version 8 bytes on
     look() { echo "$(t peek $code) $(t peek $((steal + 8)))"; }
     now() {
@@ -125,6 +128,8 @@ def _phases(names: str = PHASES) -> str:
 #: What an attacker tries, once the text is the host's.
 ATTACKS = f"""
     fact byte "$(t store $code 0x90 1) $(now)"
+    fact module "$(again $loaded)"
+    fact rodata "$(again $table)"
     fact tail "$(t store $entry 0xcc 1) $(t store $((entry + 1)) 0xc3e0220f 4) $(t store $entry 0x0f 1)"
     fact lsm "$(if [ "$LSM" ]; then t store "$(t pa "$LSM")" 0xcc 1; else echo none; fi)"
     fact movs "$(t store_movs $((code | 4095)) 16)"
@@ -137,6 +142,7 @@ ATTACKS = f"""
 """
 ATTACKED: Expected = {
     "byte": f"{DENIED} as-before",
+    **same("module rodata", DENIED),
     "tail": f"{DONE} {DENIED} {DONE}",
     "lsm": re.compile(f"{DENIED}|none"),  # 6.1 has no static calls for security modules
     **same("movs cmpxchg", "died"),
@@ -144,7 +150,7 @@ ATTACKED: Expected = {
     "foreign-before": "0",
     **same(" ".join(f"{name}-after" for name in BY_OTHERS.split()), "as-before"),
     "foreign": "1",
-    "counted": re.compile("[4-9]"),  # one less where no security module has a static call
+    "counted": re.compile("[6-9]|1[01]"),  # one less where no security module has a static call
 }
 PHASED: Expected = {
     **same(PHASES, "done"),
@@ -189,6 +195,7 @@ HANDED = re.compile(
 )
 BEFORE: Expected = {
     "before": "stored changed as-before",
+    "others-before": f"{DONE} {DONE}",
     **same(" ".join(f"{name}-before" for name in BY_OTHERS.split()), "changed"),
 }
 
@@ -200,6 +207,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         + FLIPS
         + f"""
         fact before "$(t store $code 0x90 1) $(now) $(restore)$(now)"
+        fact others-before "$(again $loaded) $(again $table)"
         {_by_others("before")}
         fact check "$(agent check --json --set policy.level=text) $(blockers)"
         fact lock "$(agent lock --json --set policy.level=text) $(field state)"
@@ -222,8 +230,8 @@ SCENARIOS: tuple[Scenario, ...] = (
             "check": "0 0",
             "lock": "0 sealed",
             "level": "text lsm; mitigations",
-            "sealed": re.compile("0 sealed [34][0-9]{3}"),
-            "holds": "2 2 2",
+            "sealed": re.compile("0 sealed [0-9]{4,5}"),
+            "holds": "2 2 4",
             "own": "1",
             **PHASED,
             "unload": REFUSED,  # modules are frozen
@@ -244,6 +252,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         + FLIPS
         + f"""
         fact before "$(t store $code 0x90 1) $(now) $(restore)$(now)"
+        fact others-before "$(again $loaded) $(again $table)"
         {_by_others("before")}
         {WEIGHED}
         weight=$(charged)
