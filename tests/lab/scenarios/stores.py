@@ -7,7 +7,7 @@ import re
 
 from ..layers import Host
 from ..machines import LADEN
-from .scenario import EFAULT, EINVAL, EPERM, Scenario, Setting, same
+from .scenario import EFAULT, EINVAL, EOPNOTSUPP, EPERM, Scenario, Setting, same
 
 #: Level text needs no MBEC: an unenforced host judges stores as any other.
 JUDGING = frozenset({Host.OURS, Host.UNENFORCED})
@@ -490,6 +490,21 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
         slow=True,
         setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-storm"),
+    ),
+    Scenario(
+        "text-not-taken",
+        "a host without text objects (6.12; 7.2 where they are switched off) says so, and takes none",
+        PAGE
+        + """
+        text_head "$page" $((page + 4096)) 0
+        fact offered "$(($(word 15) & 3))"
+        fact refused "$(send_text)"
+        fact page "$(store 0x80 0x90) $(t payload_run 0)"
+        """,
+        {"offered": "0", "refused": EOPNOTSUPP, "page": "stored ran"},
+        JUDGING,
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=off"),
     ),
     Scenario(
         "stores-refused",
