@@ -98,7 +98,7 @@ void mbecg_after_rsm(struct kvm_vcpu *vcpu);
 
 bool mbecg_denied(struct kvm *kvm, gfn_t gfn);
 u64 mbecg_execute_bits(union kvm_mmu_page_role role);
-u64 mbecg_restricted(const struct mbecg_run *run, u64 bits, u64 spte, gfn_t gfn, int level);
+u64 mbecg_restricted(const struct mbecg_gfns *run, u64 bits, u64 spte, gfn_t gfn, int level);
 void mbecg_restrict(struct kvm *kvm, gfn_t start, gfn_t end);
 u32 __mbecg_root_role(struct kvm *kvm, union kvm_cpu_role cpu_role);
 u64 __mbecg_dropped(struct kvm *kvm, gfn_t gfn, union kvm_mmu_page_role role);

@@ -59,7 +59,7 @@ bool mbecg_map_denies(const struct mbecg_map *map, u64 gfn)
 }
 
 /* The first run that has a page frame in [@start, @end): all of it. */
-bool mbecg_map_denied_run(const struct mbecg_map *map, u64 start, u64 end, struct mbecg_run *run)
+bool mbecg_map_denied_run(const struct mbecg_map *map, u64 start, u64 end, struct mbecg_gfns *run)
 {
 	u32 i = rank_of(map, start), last;
 

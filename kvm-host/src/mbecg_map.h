@@ -37,14 +37,14 @@ struct mbecg_edit {
 };
 
 /* Denied page frames, with none before or behind them. */
-struct mbecg_run {
+struct mbecg_gfns {
 	u64 start;
 	u64 end;
 };
 
 u32 mbecg_map_attr(const struct mbecg_map *map, u64 gfn);
 bool mbecg_map_denies(const struct mbecg_map *map, u64 gfn);
-bool mbecg_map_denied_run(const struct mbecg_map *map, u64 start, u64 end, struct mbecg_run *run);
+bool mbecg_map_denied_run(const struct mbecg_map *map, u64 start, u64 end, struct mbecg_gfns *run);
 bool mbecg_map_uniform(const struct mbecg_map *map, u64 start, u64 end);
 bool mbecg_map_equal(const struct mbecg_map *a, const struct mbecg_map *b);
 bool mbecg_map_changed(const struct mbecg_map *old, const struct mbecg_map *new,

@@ -6,7 +6,7 @@
 #include "mbecg.h"
 
 static bool mbecg_restrict_run(struct kvm *kvm, struct kvm_mmu_page *root,
-			       const struct mbecg_run *run, gfn_t start, gfn_t end, bool flush)
+			       const struct mbecg_gfns *run, gfn_t start, gfn_t end, bool flush)
 {
 	u64 spte, bits = mbecg_execute_bits(root->role);
 	struct tdp_iter iter;
@@ -49,7 +49,7 @@ static bool mbecg_restrict_root(struct kvm *kvm, struct kvm_mmu_page *root,
 {
 	const struct mbecg_map *map = mbecg_map_locked(kvm);
 	const struct kvm_memory_slot *slot;
-	struct mbecg_run run;
+	struct mbecg_gfns run;
 	int bucket;
 
 	kvm_for_each_memslot(slot, bucket, kvm_memslots(kvm)) {

@@ -143,7 +143,7 @@ u64 __mbecg_dropped(struct kvm *kvm, gfn_t gfn, union kvm_mmu_page_role role)
  * by it: then its bits are saved in others. What may run again gets its bits
  * back when it is fetched.
  */
-u64 mbecg_restricted(const struct mbecg_run *run, u64 bits, u64 spte, gfn_t gfn, int level)
+u64 mbecg_restricted(const struct mbecg_gfns *run, u64 bits, u64 spte, gfn_t gfn, int level)
 {
 	bool whole = gfn >= run->start && gfn + KVM_PAGES_PER_HPAGE(level) <= run->end;
 	bool tracked = is_access_track_spte(spte);

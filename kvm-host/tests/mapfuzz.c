@@ -87,7 +87,7 @@ static bool model_denies(const struct model *model, u64 gfn)
 static void check_runs(const struct mbecg_map *map, const struct model *model)
 {
 	u64 from = below(PAGES), to = from + 1 + below(PAGES - from), start, end;
-	struct mbecg_run run;
+	struct mbecg_gfns run;
 
 	for (start = from; start < to && !model_denies(model, start); start++)
 		;
