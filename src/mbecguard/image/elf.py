@@ -16,9 +16,11 @@ from enum import IntEnum
 from functools import cache, cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
+from mbecguard.image.outline import NotHeldError, Outline
 from mbecguard.values.errors import UserError, die
 
 T = TypeVar("T")
+Content = memoryview | Outline
 
 MAGIC = b"\x7fELF"
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 0x1, 0x2, 0x4, 0x800
@@ -42,7 +44,7 @@ class ElfType(IntEnum):
 
 
 class RawSection(NamedTuple):
-    """One section as its header has it; `content` is empty if it takes no room in the file."""
+    """One section as its header has it; its content is empty if it takes no room in the file."""
 
     name: str
     type: int
@@ -51,8 +53,15 @@ class RawSection(NamedTuple):
     bytes: int
     link: int
     info: int
-    content: memoryview
-    align: int = 1
+    align: int
+    offset: int
+    file: Content
+
+    @property
+    def content(self) -> memoryview:
+        """What the file has of it."""
+        held = 0 if self.type in (_SHT_NULL, _SHT_NOBITS) else self.bytes
+        return memoryview(self.file[self.offset : self.offset + held])
 
 
 @dataclass(frozen=True)
@@ -83,34 +92,35 @@ class _SectionHeader(NamedTuple):
     entry_size: int
 
 
-def read_elf(data: bytes, name: str, types: frozenset[ElfType], extract: Callable[[Elf], T]) -> T:
+def read_elf(data: bytes | Outline, name: str, types: frozenset[ElfType], extract: Callable[[Elf], T]) -> T:
     """What `extract` makes of the ELF file `data`; any fault of the file is a UserError that names it."""
     try:
-        return extract(_open(data, types))
+        return extract(_open(memoryview(data) if isinstance(data, bytes) else data, types))
+    except NotHeldError:
+        raise
     except UserError as error:
         die(f"{name}: {error.message}", error.hint or _HINT)
     except Exception as error:  # pyelftools: ELFError, construct's own, AssertionError, UnicodeDecodeError, ...
         die(f"{name}: not a usable ELF file ({type(error).__name__}: {error})", _HINT)
 
 
-def _open(data: bytes, types: frozenset[ElfType]) -> Elf:
-    if len(data) < _HEADER_BYTES or not data.startswith(_IDENT):
+def _open(data: Content, types: frozenset[ElfType]) -> Elf:
+    if len(data) < _HEADER_BYTES or data[: len(_IDENT)] != _IDENT:
         die("not a 64-bit little-endian ELF file")
-    header = _header_layout().parse(data[:_HEADER_BYTES])
+    header = _header_layout().parse(bytes(data[:_HEADER_BYTES]))
     kinds = {f"ET_{kind.name}": kind for kind in types}
     if header.e_machine != "EM_X86_64" or header.e_type not in kinds:
         wanted = " or ".join(sorted(kinds))
         die(f"not an x86-64 ELF file of type {wanted} (type {header.e_type}, machine {header.e_machine})")
     headers, names = _section_headers(data, header)
-    section = partial(_raw, memoryview(data), data[names.offset : names.offset + names.size])
+    section = partial(_raw, data, bytes(data[names.offset : names.offset + names.size]))
     return Elf(kinds[header.e_type], tuple(map(section, _loadable(headers))), section, headers)
 
 
-def _raw(data: memoryview, names: bytes, item: _SectionHeader) -> RawSection:
+def _raw(file: Content, names: bytes, item: _SectionHeader) -> RawSection:
     name = names[item.name : names.index(b"\0", item.name)].decode(errors="replace")
-    held = 0 if item.type in (_SHT_NULL, _SHT_NOBITS) else item.size
-    content = data[item.offset : item.offset + held]
-    return RawSection(name, item.type, item.flags, item.address, item.size, item.link, item.info, content, item.align)
+    _, type_, flags, address, offset, size, link, info, align, _ = item
+    return RawSection(name, type_, flags, address, size, link, info, align, offset, file)
 
 
 @cache
@@ -123,17 +133,17 @@ def _header_layout() -> Any:
     return structs.Elf_Ehdr
 
 
-def _section_headers(data: bytes, header: Any) -> tuple[tuple[_SectionHeader, ...], _SectionHeader]:
+def _section_headers(data: Content, header: Any) -> tuple[tuple[_SectionHeader, ...], _SectionHeader]:
     """All of them, and that of their names."""
     offset, entry_size, count, names_index = header.e_shoff, header.e_shentsize, header.e_shnum, header.e_shstrndx
     if offset and entry_size == _SECTION_HEADER.size and offset + entry_size <= len(data):
-        first = _SectionHeader(*_SECTION_HEADER.unpack_from(data, offset))
+        first = _SectionHeader(*_SECTION_HEADER.unpack(data[offset : offset + entry_size]))
         count, names_index = count or first.size, first.link if names_index == _XINDEX else names_index
     if entry_size != _SECTION_HEADER.size or not 0 < names_index < count:
         die("its ELF header has no usable section table")
     if offset + count * entry_size > len(data):
         die("cut short: the section table lies behind the end of the file")
-    table = memoryview(data)[offset : offset + count * entry_size]
+    table = data[offset : offset + count * entry_size]
     headers = tuple(map(_SectionHeader._make, _SECTION_HEADER.iter_unpack(table)))
     for item in headers:
         if item.type not in (_SHT_NULL, _SHT_NOBITS) and item.offset + item.size > len(data):
@@ -142,14 +152,14 @@ def _section_headers(data: bytes, header: Any) -> tuple[tuple[_SectionHeader, ..
     return headers, headers[names_index]
 
 
-def _check_names(data: bytes, headers: Iterable[_SectionHeader], names: _SectionHeader) -> None:
+def _check_names(data: Content, headers: Iterable[_SectionHeader], names: _SectionHeader) -> None:
     if names.type != _SHT_STRTAB:
         die("its section names are not in a string table")
     for item in headers:
         if item.name >= names.size:
             die("a section name does not end")
     # Every name inside the table ends if its last one does; names have no limit of their own.
-    if not data[names.offset : names.offset + names.size].endswith(b"\0"):
+    if data[names.offset + names.size - 1 : names.offset + names.size] != b"\0":
         die("a section name does not end")
 
 

@@ -21,6 +21,7 @@ LIMIT = 512 << 20  #: bytes; no kernel or module is larger uncompressed
 _CHUNK = 1 << 20
 _LZ4_BLOCK = 8 << 20  # LEGACY_BLOCKSIZE of the lz4 tool, which lib/decompress_unlz4.c expects
 _LZO_BLOCK = 256 << 10  # LZO_BLOCK_SIZE of lib/decompress_unlzo.c
+Data = bytes | memoryview
 _DAMAGED = "Take the file from its package again; the copy here may be damaged or cut short."
 
 
@@ -33,7 +34,7 @@ class Decompressor:
 
     magic: bytes
     name: str
-    chunks: Callable[[bytes], Iterator[bytes]]
+    chunks: Callable[[Data], Iterator[bytes]]
     package: tuple[str, str] = ("", "")
 
 
@@ -42,7 +43,15 @@ def expand(data: bytes, name: str, declared: int | None = None) -> bytes:
 
     Holds no more than the result, one chunk and the format's own window. Raises UserError.
     """
-    method = next((method for method in DECOMPRESSORS if data.startswith(method.magic)), None)
+    out = BytesIO()
+    for chunk in chunks(data, name, declared):
+        out.write(chunk)
+    return out.getvalue()
+
+
+def chunks(data: Data, name: str, declared: int | None = None) -> Iterator[bytes]:
+    """The same chunk by chunk: holds one, and the format's own window. What is wrong may only show at the end."""
+    method = next((method for method in DECOMPRESSORS if data[: len(method.magic)] == method.magic), None)
     if method is None:
         die(
             f"{name}: neither ELF nor compressed in a known way",
@@ -51,26 +60,26 @@ def expand(data: bytes, name: str, declared: int | None = None) -> bytes:
     limit = LIMIT if declared is None else declared
     if limit > LIMIT:
         die(f"{name}: claims to hold {limit} bytes, more than any kernel", _DAMAGED)
-    out = _collect(method, data, name, limit)
-    if declared is not None and len(out) != declared:
-        die(f"{name}: holds {len(out)} bytes, not the {declared} it claims", _DAMAGED)
-    return out
+    size = 0
+    for chunk in _sound(method, data, name):
+        size += len(chunk)
+        if size > limit:
+            die(f"{name}: holds more than {limit} bytes", _DAMAGED)
+        yield chunk
+    if declared is not None and size != declared:
+        die(f"{name}: holds {size} bytes, not the {declared} it claims", _DAMAGED)
 
 
-def _collect(method: Decompressor, data: bytes, name: str, limit: int) -> bytes:
-    out = BytesIO()
+def _sound(method: Decompressor, data: Data, name: str) -> Iterator[bytes]:
+    """What a library yields; its exceptions become ours."""
     try:
-        for chunk in method.chunks(data):
-            if out.tell() + len(chunk) > limit:
-                die(f"{name}: holds more than {limit} bytes", _DAMAGED)
-            out.write(chunk)
+        yield from method.chunks(data)
     except UserError:
         raise
     except ImportError:
         _missing(method, name)
     except Exception as error:  # each library has exceptions of its own, some plain RuntimeError
         die(f"{name}: damaged {method.name} data ({error})", _DAMAGED)
-    return out.getvalue()
 
 
 def _missing(method: Decompressor, name: str) -> NoReturn:
@@ -89,25 +98,25 @@ def _stream(file: _Readable) -> Iterator[bytes]:
     return iter(partial(file.read, _CHUNK), b"")
 
 
-def _gzip(data: bytes) -> Iterator[bytes]:
+def _gzip(data: Data) -> Iterator[bytes]:
     from gzip import GzipFile
 
     return _stream(GzipFile(fileobj=BytesIO(data)))
 
 
-def _bzip2(data: bytes) -> Iterator[bytes]:
+def _bzip2(data: Data) -> Iterator[bytes]:
     from bz2 import BZ2File
 
     return _stream(BZ2File(BytesIO(data)))
 
 
-def _xz_or_lzma(data: bytes) -> Iterator[bytes]:
+def _xz_or_lzma(data: Data) -> Iterator[bytes]:
     from lzma import LZMAFile
 
     return _stream(LZMAFile(BytesIO(data)))
 
 
-def _zstd(data: bytes) -> Iterator[bytes]:
+def _zstd(data: Data) -> Iterator[bytes]:
     import zstandard
 
     # The kernel is packed with windows of 128 MiB and more; untouched parts of a window cost no memory.
@@ -121,7 +130,7 @@ def _zstd(data: bytes) -> Iterator[bytes]:
         raise EOFError("ends before its end")
 
 
-def _lz4(data: bytes) -> Iterator[bytes]:
+def _lz4(data: Data) -> Iterator[bytes]:
     from lz4.block import decompress
 
     reader = _Reader(data, position=4)
@@ -132,7 +141,7 @@ def _lz4(data: bytes) -> Iterator[bytes]:
 class _Reader:
     """A cursor that never passes the end."""
 
-    def __init__(self, data: bytes, position: int) -> None:
+    def __init__(self, data: Data, position: int) -> None:
         self._data, self._position = data, position
 
     @property
@@ -143,7 +152,7 @@ class _Reader:
         if size > self.left:
             raise EOFError("ends before its end")
         self._position += size
-        return self._data[self._position - size : self._position]
+        return bytes(self._data[self._position - size : self._position])
 
     def number(self, layout: str) -> int:
         value: int = struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
@@ -154,7 +163,7 @@ class _Reader:
 _ADLER32_D, _ADLER32_C, _EXTRA, _CRC32_D, _CRC32_C, _FILTER = 0x1, 0x2, 0x40, 0x100, 0x200, 0x800
 
 
-def _lzop(data: bytes) -> Iterator[bytes]:
+def _lzop(data: Data) -> Iterator[bytes]:
     import lzo
 
     reader = _Reader(data, position=9)

@@ -8,10 +8,15 @@ PE unified kernel images. Offsets: Documentation/arch/x86/boot.rst ("The Real-Mo
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
+from typing import TypeVar
 
 from mbecguard.image.elf import MAGIC, Elf, ElfType, read_elf
-from mbecguard.image.expand import expand
+from mbecguard.image.expand import chunks, expand
+from mbecguard.image.outline import NotHeldError, Outline
 from mbecguard.image.sections import Section, SectionKind, build_id, code_sections
 from mbecguard.values.errors import die
 
@@ -21,6 +26,9 @@ _PE_HEADER = 0x3C
 _COFF = struct.Struct("<4sHH12xHH")  # signature, machine, sections, (...), size of the optional header
 _PE_SECTION = struct.Struct("<8sIIII16x")
 
+T = TypeVar("T", bytes, Outline)
+
+_TYPES = frozenset({ElfType.EXEC, ElfType.DYN})
 _HINT = "Name the kernel's own file, for example /boot/vmlinuz of the running release."
 
 
@@ -34,20 +42,35 @@ class KernelImage:
 
 def read_kernel(data: bytes, name: str = "kernel image") -> KernelImage:
     """Parse a kernel image of any supported form. Raises UserError naming it."""
-    return read_elf(unpack(data, name), name, frozenset({ElfType.EXEC, ElfType.DYN}), _facts)
+    if not data.startswith(MAGIC):
+        with suppress(NotHeldError):  # notes that no program header tells of
+            return read_elf(_elf(Outline(_pieces(data, name)), name), name, _TYPES, _facts)
+    return read_elf(unpack(data, name), name, _TYPES, _facts)
 
 
 def unpack(data: bytes, name: str = "kernel image") -> bytes:
     """The vmlinux ELF file inside `data`; appended relocations stay appended. Raises UserError."""
+    if data.startswith(MAGIC):
+        return data
+    out = BytesIO()
+    for piece in _pieces(data, name):
+        out.write(piece)
+    return _elf(out.getvalue(), name)
+
+
+def _pieces(data: bytes, name: str) -> Iterator[bytes]:
+    """What is inside `data`, piece by piece."""
     if data.startswith(b"MZ") and not _is_bzimage(data):
         data = _linux_section(data, name)
     if not data.startswith(MAGIC) and not _is_bzimage(data):
         data = expand(data, name)  # some ship a compressed bzImage
-    if _is_bzimage(data):
-        data = _payload(data, name)
-    if not data.startswith(MAGIC):
+    return _payload(data, name) if _is_bzimage(data) else iter((data,))
+
+
+def _elf(file: T, name: str) -> T:
+    if file[: len(MAGIC)] != MAGIC:
         die(f"{name}: what it holds is not an ELF file", _HINT)
-    return data
+    return file
 
 
 def _facts(elf: Elf) -> KernelImage:
@@ -64,7 +87,7 @@ def _is_bzimage(data: bytes) -> bool:
     return boot_flag == b"\x55\xaa" and magic == b"HdrS"
 
 
-def _payload(data: bytes, name: str) -> bytes:
+def _payload(data: bytes, name: str) -> Iterator[bytes]:
     if len(data) < _PAYLOAD + 8:
         die(f"{name}: cut short inside the boot header", _HINT)
     (version,) = struct.unpack_from("<H", data, _VERSION)
@@ -78,7 +101,7 @@ def _payload(data: bytes, name: str) -> bytes:
     # The build appends the uncompressed size, except to gzip, whose last field (ISIZE) it is already.
     size = int.from_bytes(data[end - 4 : end], "little")
     gzip = data.startswith(b"\x1f\x8b", start)
-    return expand(data[start : end if gzip else end - 4], name, declared=size)
+    return chunks(memoryview(data)[start : end if gzip else end - 4], name, declared=size)
 
 
 def _linux_section(data: bytes, name: str) -> bytes:
