@@ -29,7 +29,10 @@ static struct mbecg_range random_range(const struct model *model, bool immutable
 			;
 		while (start && model->attr[start - 1] == model->attr[end - 1])
 			start--;
-		permissions = below(2) ? model->attr[start] : permissions;
+		if (below(2))
+			permissions = model->attr[start];
+		else if (immutable && below(2)) /* denied, by a key that differs in one bit from none */
+			permissions = MBECG_IMMUTABLE;
 	}
 	return (struct mbecg_range){ start << 12, end << 12, permissions };
 }
