@@ -75,6 +75,7 @@ class Context:
     pins: tuple[str, ...] = field(default=(), init=False)  #: names of what the host has pinned
     text_digest: str = field(default="", init=False)  #: of the kernel text that the host holds
     given: HandOver | None = field(default=None, init=False)  #: what this run hands over
+    digests: list[str] = field(default_factory=list, init=False)  #: of the host with none of it, with one, and so on
     untold: bool = field(default=False, init=False)  #: the seal is proven, and nobody has heard of it
     prober: Prober = field(init=False)
     undo: UndoStack = field(init=False)

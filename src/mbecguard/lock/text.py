@@ -47,11 +47,10 @@ def keep_text(lock: Context) -> None:
         return
     lock.begin(Step.TEXT)
     with lock.stop.interrupted():
-        given = lock.texts(lock.plan, lock.planned_by)
-    texts = given.first
+        texts = _take(lock).first
     if lock.host.target_pfn is None:
         refuse("this host brings no page of text to write to, so nothing could be proven", "load the mbecguard shim")
-    digests = [*accumulate(texts, fold, initial=NOTHING)]
+    digests = lock.digests[: len(texts) + 1]
     held = _held(lock, digests)
     if not held:
         lock.prober.run_store(Probe.STORE_BEFORE)
@@ -61,8 +60,15 @@ def keep_text(lock: Context) -> None:
     lock.prober.believe()
     for text in texts[max(held, 1) :]:
         lock.host.hand_over(text)
-    lock.text_digest, lock.given = digests[-1], given
+    lock.text_digest = digests[-1]
     prove_text(lock)
+
+
+def _take(lock: Context) -> HandOver:
+    """What is handed over; the host's digest with none of it, with one, and so on is made once for all steps."""
+    lock.given = given = lock.texts(lock.plan, lock.planned_by)
+    lock.digests = [*accumulate((*given.first, *given.modules), fold, initial=NOTHING)]
+    return given
 
 
 def keep_modules(lock: Context) -> list[Reason]:
@@ -78,14 +84,13 @@ def keep_modules(lock: Context) -> list[Reason]:
 
 def _hand_modules(lock: Context, given: HandOver) -> list[Reason]:
     """A host without room for it leaves the guest sealed, as it is."""
-    digests = [*accumulate((*given.first, *given.modules), fold, initial=NOTHING)]
     left = [reason("text-left", names=", ".join(given.left), problem="not as its file says")] if given.left else []
     try:
-        for text in given.modules[max(_held(lock, digests) - len(given.first), 0) :]:
+        for text in given.modules[max(_held(lock, lock.digests) - len(given.first), 0) :]:
             lock.host.hand_over(text)
     except HostRefusedError as error:
         return [*left, reason("text-left", names="all modules", problem=error)]
-    lock.text_digest = digests[-1]
+    lock.text_digest = lock.digests[-1]
     prove_text(lock)
     return left
 
@@ -136,7 +141,7 @@ def keep_again(lock: Context, digest: str, *, interrupted: bool) -> list[Reason]
     lock.text_digest = digest
     prove_store(lock)
     if interrupted:
-        lock.given = lock.texts(lock.plan, lock.planned_by)
+        _take(lock)
         return keep_modules(lock)
     prove_text(lock)
     return []
