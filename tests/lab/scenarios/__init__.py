@@ -14,6 +14,7 @@ from . import (
     calls,
     costs,
     faults,
+    handing,
     hostile,
     level,
     processors,
@@ -33,7 +34,7 @@ from .scenario import Scenario, Setting
 
 __all__ = ["SCENARIOS", "Scenario", "Setting", "by_setting", "find"]
 
-_HOST = (calls, faults, attacks, seals, processors, hostile, races, smm, stores, settings, costs, trouble)
+_HOST = (calls, faults, attacks, seals, processors, hostile, races, smm, stores, handing, settings, costs, trouble)
 _PRODUCT = (service, product, text, level, q35, boots, witnessed)
 SCENARIOS: tuple[Scenario, ...] = tuple(row for table in (*_HOST, *_PRODUCT) for row in table.SCENARIOS)
 
