@@ -18,8 +18,9 @@ from mbecguard.image.kernel import KernelImage
 from mbecguard.image.module import ModuleImage
 from mbecguard.image.sections import Section, SectionKind
 from mbecguard.plan.findings import CATALOGUE, finding, passing
+from mbecguard.plan.layout import ModuleText
 from mbecguard.plan.policy import DROPPABLE, CodeKind
-from mbecguard.plan.rules import AREA_CALLERS, PACK_CALLERS, REASONS, RULES, Ground, is_block, module_base
+from mbecguard.plan.rules import AREA_CALLERS, PACK_CALLERS, REASONS, RULES, Ground, is_block
 from mbecguard.values.codec import decode, encode
 from mbecguard.values.facts import Absent, Fact, Known, Unknown
 from mbecguard.values.findings import Finding, Severity
@@ -100,7 +101,7 @@ def test_kernel_sections_move_with_the_text(section_va: int, expected: int) -> N
     ids=range(9),
 )
 def test_module_base(facts: ModuleFacts, base: int | None) -> None:
-    assert module_base(facts) == base
+    assert ModuleText.of(facts).base == base
     assert bool(claims(modules=(facts,))) == (base is not None)
 
 

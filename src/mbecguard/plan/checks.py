@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.survey import KernelFacts, ModuleFacts, Survey
 from mbecguard.plan.findings import finding
-from mbecguard.plan.rules import module_base, module_layout
+from mbecguard.plan.layout import ModuleText
 from mbecguard.values.facts import known
 from mbecguard.values.findings import Finding
 from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE, PageSet
@@ -110,7 +110,7 @@ def _module(module: ModuleFacts) -> Iterator[Finding]:
 
 
 def _layout(module: ModuleFacts) -> Iterator[Finding]:
-    layout, base = module_layout(module), module_base(module)
+    _, layout, base = ModuleText.of(module)
     if layout and base is None:
         yield finding("module-hidden", module=module.name)
         return

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.execmap import Mapping
@@ -61,7 +62,7 @@ def attribute(survey: Survey, policy: Policy, nearest: Nearest, frozen: Collecti
     claims = tuple(claim for rule in RULES for claim in rule.claims(ground))
     engine = _Engine(ground, policy, nearest, _claimed(claims))
     for mapping in ground.mappings:
-        if mapping.frames.end > survey.kernel.max_pfn:
+        if mapping.pa + mapping.bytes > survey.kernel.max_pfn << PAGE_SHIFT:
             die(
                 f"a mapping at {mapping.va:#x} leads to {mapping.pa:#x}, outside the guest's physical space",
                 "the page tables or proc/cpuinfo are wrong; capture the guest again",
@@ -197,20 +198,25 @@ class _Engine:
         self._report()
         self._findings += findings
         dropped = (self._free_space(kind) for kind in CodeKind if self._policy.drops_free(kind))
-        roomy, free = self._plan(self._kept), PageSet(run for runs in dropped for run in runs)
+        roomy, free = self._plan(self._runs), PageSet(run for runs in dropped for run in runs)
         if not free:
             return (self._told(roomy),) * 2
-        tight = self._plan((part, why) for run, why in self._kept for part in PageSet([run]) - free)
+        tight = self._plan([(part, why) for run, why in self._runs for part in free.gaps(run)])
         mixed = {"mixed": tight.totals.mixed_2m, "roomy": roomy.totals.mixed_2m}
         self._findings.append(finding("free-space-dropped", pages=free.pages, **mixed))
         return self._told(tight), self._told(roomy)
 
-    def _plan(self, kept: Iterable[tuple[PageRange, _Reason]]) -> Plan:
+    @cached_property
+    def _runs(self) -> tuple[tuple[PageRange, _Reason], ...]:
+        """All that is kept: nothing is added any more once this was asked for."""
+        return tuple(self._kept)
+
+    def _plan(self, kept: Sequence[tuple[PageRange, _Reason]]) -> Plan:
         keep = tuple(
             KeepRange(r.start, r.end, why.kind, why.owner, why.section, (r.start + why.offset) << PAGE_SHIFT)
             for r, why in kept
         )
-        frames, kernel = PageSet(k.pages for k in keep), self._survey.kernel
+        frames, kernel = PageSet(r for r, _ in kept), self._survey.kernel
         return Plan(
             kernel=PlanKernel(kernel.release, kernel.build_id, kernel.text_va, self._text_pa()),
             keep=keep,
@@ -225,7 +231,7 @@ class _Engine:
 
     def _free_space(self, kind: CodeKind) -> PageSet:
         """Kept frames of a kind that nobody uses: what has no owner in a block, whatever it holds; else int3 alone."""
-        frames = PageSet(run for run, why in self._kept if why.kind is kind)
+        frames = PageSet(run for run, why in self._runs if why.kind is kind)
         return frames if kind is CodeKind.EXECMEM else frames & self._int3
 
     def _keep(self, frames: PageRange, reason: _Reason) -> None:
@@ -248,7 +254,7 @@ class _Engine:
 
     def _report_start(self) -> None:
         """What the start page of processors costs, if it stays: who writes to it decides what they run."""
-        pages = sum(len(run) for run, why in self._kept if why.kind is CodeKind.TRAMPOLINE)
+        pages = sum(len(run) for run, why in self._runs if why.kind is CodeKind.TRAMPOLINE)
         fact = self._survey.processors
         if not pages:
             return
@@ -276,7 +282,7 @@ class _Engine:
         """Free space that stays, or might: whoever writes to it has new code."""
         holds, pages = self._survey.memory.int3_pages, self._free_space(kind).pages
         if isinstance(holds, Unknown):
-            pages = sum(len(run) for run, why in self._kept if why.kind is kind)
+            pages = sum(len(run) for run, why in self._runs if why.kind is kind)
             facts = {"kind": kind, "pages": pages, "problem": holds.reason, "remedy": holds.remedy}
             self._findings += [finding("free-space-unknown", **facts)] * bool(pages)
         elif pages and not self._policy.drops_free(kind):

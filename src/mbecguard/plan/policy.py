@@ -43,6 +43,7 @@ DROPPABLE: dict[CodeKind, Setting] = {
     CodeKind.EFI_RUNTIME: BY_KEY["policy.efi_runtime"],
     CodeKind.KEXEC: BY_KEY["policy.kexec"],
 }
+_NEVER = (CodeKind.CANARY, CodeKind.EFI_DATA)
 #: Code that is not the kernel's own: nobody but its maker knows what of it is used.
 FOREIGN = (CodeKind.EFI_RUNTIME, CodeKind.KEXEC)
 #: The kinds with free space that `policy.tight = "auto"` drops: whoever would use it later is frozen by these switches.
@@ -76,7 +77,7 @@ class Policy(NamedTuple):
 
     def keeps(self, kind: CodeKind) -> bool:
         """Whether pages of that kind stay kernel-executable."""
-        return kind not in (CodeKind.CANARY, CodeKind.EFI_DATA, *self.dropped)
+        return kind not in _NEVER and kind not in self.dropped
 
     def drops_free(self, kind: CodeKind) -> bool:
         """Whether pages of that kind that nobody uses become non-executable."""

@@ -17,11 +17,12 @@ from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.execmap import Mapping
 from mbecguard.guest.kcore import START_KERNEL_MAP
 from mbecguard.guest.procfs import KERNEL_HALF, Symbol, VmallocArea
-from mbecguard.guest.survey import ModuleFacts, Survey
+from mbecguard.guest.survey import Survey
 from mbecguard.image.module import core_text
-from mbecguard.image.sections import Section, SectionKind
+from mbecguard.image.sections import SectionKind
+from mbecguard.plan.layout import ModuleText
 from mbecguard.plan.policy import CodeKind
-from mbecguard.values.facts import Fact, Unknown, known
+from mbecguard.values.facts import Fact, Known, Unknown, known
 from mbecguard.values.pages import LARGE_PAGES, PAGE_SHIFT, PAGE_SIZE, PageRange, PageSet
 
 SHIM_CANARY = ("mbecguard_shim", ".text.canary")  #: module, section: one page
@@ -64,6 +65,7 @@ class Ground:
     def __init__(self, survey: Survey) -> None:
         self.survey = survey
         self.mappings = tuple(m for m in survey.mappings if not m.user)
+        self.texts = tuple(map(ModuleText.of, survey.modules))
         #: Maximal runs of executable virtual pages. vmalloc puts a guard page behind each area, so that a run is
         #: one area, or one block of execmem.
         self.runs = PageSet(m.virtual for m in self.mappings)
@@ -78,7 +80,7 @@ class Ground:
 
     @cached_property
     def _owned(self) -> frozenset[PageRange]:
-        bases = [base for m in self.survey.modules if (base := module_base(m)) is not None]
+        bases = [text.base for text in self.texts if text.base is not None]
         generated = [s.va for s in self.survey.symbols if s.tag in ("__builtin__ftrace", "__builtin__kprobes")]
         return frozenset(run for va in (*bases, *generated) if (run := self.run(va)))
 
@@ -89,6 +91,15 @@ class Ground:
     def area(self, va: int) -> VmallocArea | None:
         """The vmalloc area that holds byte address `va`, if its place is known."""
         return next((area for area, start in self.placed if start <= va < start + area.bytes), None)
+
+    def shown(
+        self, frames: Fact[tuple[PageRange, ...]], where: Callable[[Mapping], bool] | None = None
+    ) -> Iterator[PageRange]:
+        """The virtual pages at which mappings, those that are `where`, show some page frames."""
+        wanted = PageSet(known(frames, ()))
+        for mapping in filter(where, self.mappings) if wanted else ():
+            for run in wanted.touching(mapping.frames):
+                yield (run & mapping.frames).shift(mapping.offset)
 
     def in_direct_map(self, mapping: Mapping) -> bool:
         """Whether this is physical memory as the direct map shows it."""
@@ -103,33 +114,6 @@ def is_block(run: PageRange) -> bool:
     return run.start % LARGE_PAGES == run.end % LARGE_PAGES == 0
 
 
-def module_layout(module: ModuleFacts) -> tuple[tuple[Section, int], ...]:
-    """Core text sections and their byte offsets in the module's text allocation.
-
-    Where modules cannot be unloaded, their exit code is freed; whether it has left a gap, the addresses tell.
-    """
-    if not module.image:
-        return ()
-    whole = core_text(module.image)
-    if module.unload:
-        return whole
-    gaps = tuple((section, offset) for section, offset in whole if section.kind is not SectionKind.EXIT)
-    bases = {module.sections.get(section.name, 0) - offset for section, offset in gaps}
-    return gaps if len(bases) == 1 else core_text(module.image, unload=False)
-
-
-def module_base(module: ModuleFacts) -> int | None:
-    """Virtual address of a module's text allocation, or None if it has no text or no address of it is known.
-
-    By its sections in /sys/module; where sysfs has none, as of a module with two sections of one name
-    (kernel/module/sysfs.c add_sect_attrs), by /proc/modules.
-    """
-    layout = module_layout(module)
-    bases = (module.sections.get(section.name, 0) - offset for section, offset in layout)
-    own = module.text_va if layout and not module.sections else 0
-    return next((base for base in (*bases, own) if base >= KERNEL_HALF), None)
-
-
 def _kernel_text(ground: Ground) -> Iterator[Claim]:
     kernel = ground.survey.kernel
     if not kernel.image or kernel.image.build_id != kernel.build_id:
@@ -142,30 +126,33 @@ def _kernel_text(ground: Ground) -> Iterator[Claim]:
 
 
 def _module_text(ground: Ground) -> Iterator[Claim]:
-    for module in ground.survey.modules:
-        base = module_base(module)
-        if base is None or not module.image:
-            continue
-        for section, offset in module_layout(module):
+    return (claim for text in ground.texts for claim in _text_claims(text))
+
+
+def _text_claims(text: ModuleText) -> Iterator[Claim]:
+    module, layout, base = text
+    if base is None or not module.image:
+        return
+    for section, offset in layout:
+        pages = PageRange.covering(base + offset, section.bytes)
+        yield Claim(pages, CodeKind.MODULE_TEXT, module.name, section.name, promised=True)
+    for section, offset in () if module.unload else core_text(module.image):
+        if section.kind is SectionKind.EXIT:  # if its kernel has not freed it, this is where it lies
             pages = PageRange.covering(base + offset, section.bytes)
-            yield Claim(pages, CodeKind.MODULE_TEXT, module.name, section.name, promised=True)
-        for section, offset in () if module.unload else core_text(module.image):
-            if section.kind is SectionKind.EXIT:  # if its kernel has not freed it, this is where it lies
-                pages = PageRange.covering(base + offset, section.bytes)
-                yield Claim(pages, CodeKind.MODULE_TEXT, module.name, section.name)
+            yield Claim(pages, CodeKind.MODULE_TEXT, module.name, section.name)
 
 
 def _canary(ground: Ground) -> Iterator[Claim]:
-    for claim in _module_text(ground):
-        if (claim.owner, claim.section) == SHIM_CANARY:
-            yield replace(claim, kind=CodeKind.CANARY)
+    name, section = SHIM_CANARY
+    for text in ground.texts:
+        for claim in _text_claims(text) if text.module.name == name else ():
+            if claim.section == section:
+                yield replace(claim, kind=CodeKind.CANARY)
 
 
 def _its_thunks(ground: Ground) -> Iterator[Claim]:
-    thunks = PageSet(known(ground.survey.memory.thunk_pages, ()))
-    for mapping in ground.mappings:
-        for run in thunks.touching(mapping.frames) if mapping.va >= START_KERNEL_MAP else ():
-            yield Claim((run & mapping.frames).shift(mapping.offset), CodeKind.ITS_THUNK, "kernel", "its_pages")
+    for pages in ground.shown(ground.survey.memory.thunk_pages, lambda m: m.va >= START_KERNEL_MAP):
+        yield Claim(pages, CodeKind.ITS_THUNK, "kernel", "its_pages")
 
 
 def _named(ground: Ground, tag: str) -> Iterator[tuple[Symbol, PageRange]]:
@@ -230,19 +217,16 @@ def _trampoline(ground: Ground) -> Iterator[Claim]:
 
 
 def _efi_runtime(ground: Ground) -> Iterator[Claim]:
-    efi = ground.survey.efi
-    for m in filter(is_efi_address, ground.mappings):
-        if isinstance(efi.code, Unknown):
-            yield Claim(m.virtual, CodeKind.EFI_RUNTIME, "firmware", "efi_mm")
-        for run in PageSet(known(efi.code, ())).touching(m.frames):
-            yield Claim((run & m.frames).shift(m.offset), CodeKind.EFI_RUNTIME, "firmware", "runtime-services-code")
+    code = ground.survey.efi.code
+    for m in filter(is_efi_address, ground.mappings if isinstance(code, Unknown) else ()):
+        yield Claim(m.virtual, CodeKind.EFI_RUNTIME, "firmware", "efi_mm")
+    for pages in ground.shown(code, is_efi_address):
+        yield Claim(pages, CodeKind.EFI_RUNTIME, "firmware", "runtime-services-code")
 
 
 def _efi_data(ground: Ground) -> Iterator[Claim]:
-    data = PageSet(ground.survey.efi.data)
-    for m in filter(is_efi_address, ground.mappings):
-        for run in data.touching(m.frames):
-            yield Claim((run & m.frames).shift(m.offset), CodeKind.EFI_DATA, "firmware", "runtime-services-data")
+    for pages in ground.shown(Known(ground.survey.efi.data), is_efi_address):
+        yield Claim(pages, CodeKind.EFI_DATA, "firmware", "runtime-services-data")
 
 
 def _kexec(ground: Ground) -> Iterator[Claim]:
@@ -264,13 +248,10 @@ def _freed_init(ground: Ground) -> Iterator[Claim]:
 
 def _execmem(ground: Ground) -> Iterator[Claim]:
     """Free space of the blocks, which holds nothing but int3; what is in use has its owner, page by page."""
-    free = PageSet(known(ground.survey.memory.int3_pages, ()))
-    for mapping in ground.mappings:
-        for run in free.touching(mapping.frames):
-            pages = (run & mapping.frames).shift(mapping.offset)
-            block = ground.run(pages.start << PAGE_SHIFT)
-            if block and is_block(block):
-                yield Claim(pages, CodeKind.EXECMEM, "kernel", "free")
+    for pages in ground.shown(ground.survey.memory.int3_pages):
+        block = ground.run(pages.start << PAGE_SHIFT)
+        if block and is_block(block):
+            yield Claim(pages, CodeKind.EXECMEM, "kernel", "free")
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,9 @@ def encode(value: object) -> Any:
 
 def hexadecimal(number: int) -> str:
     """The one notation of an address or a page frame; ValueError for what has no 64 bits."""
-    text = f"{number:#x}"
-    if not _HEX.fullmatch(text):
-        raise ValueError(f"{text} is not an unsigned number of 64 bits")
-    return text
+    if not 0 <= number < 1 << 64:
+        raise ValueError(f"{number:#x} is not an unsigned number of 64 bits")
+    return hex(number)
 
 
 Encoder = Callable[[Any], Any]
@@ -195,15 +194,21 @@ def _fields_decoder(kind: Any, *, all_hex: bool = False) -> Decoder:
     required = _required(kind)
     ours = defaults(get_origin(kind) or kind).get("schema")
 
+    @cache  # not before a value comes: a type may hold values of itself
+    def decoders_of() -> dict[str, Decoder]:
+        return {name: _decoder(hint) for name, hint in hints.items()}
+
     def convert(data: object, where: str) -> Any:
         table = _expect(dict, data, where)
         if (
             isinstance(ours, str) and table.get("schema", ours) != ours
         ):  # said first: the keys of another one are others
             raise ValueError(f"{where}: schema {table['schema']!r} is not {ours!r}")
-        if wrong := (required - table.keys()) | (table.keys() - names):
+        if not required <= table.keys() <= names:
+            wrong = (required - table.keys()) | (table.keys() - names)
             raise ValueError(f"{where}: wrong keys {sorted(wrong)}")
-        values = {key: _decoder(hints[key])(item, f"{where}.{key}") for key, item in table.items()}
+        decoders = decoders_of()
+        values = {key: decoders[key](item, f"{where}.{key}") for key, item in table.items()}
         return _construct(get_origin(kind) or kind, where, **values)
 
     return convert
@@ -216,11 +221,14 @@ def _required(kind: Any) -> set[str]:
 def _tuple_decoder(arguments: tuple[Any, ...]) -> Decoder:
     def convert(data: object, where: str) -> Any:
         items = _expect(list, data, where)
-        kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)
-        if len(kinds) != len(items):
-            raise ValueError(f"{where}: {len(items)} items, not {len(kinds)}")
-        pairs = enumerate(zip(kinds, items, strict=True))
-        return tuple(_decoder(kind)(item, f"{where}[{i}]") for i, (kind, item) in pairs)
+        if arguments[-1] is Ellipsis:
+            decoders = [_decoder(arguments[0])] * len(items)
+        else:
+            decoders = [_decoder(kind) for kind in arguments]
+        if len(decoders) != len(items):
+            raise ValueError(f"{where}: {len(items)} items, not {len(decoders)}")
+        pairs = enumerate(zip(decoders, items, strict=True))
+        return tuple([decoder(item, f"{where}[{i}]") for i, (decoder, item) in pairs])
 
     return convert
 
