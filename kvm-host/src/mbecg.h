@@ -110,6 +110,7 @@ bool __mbecg_refuses_emulation(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t va,
 bool mbecg_storm(struct kvm_vcpu *vcpu);
 bool mbecg_violation(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned long va, u64 error_code);
 struct mbecg_map *mbecg_publish(struct kvm *kvm, struct mbecg_map *new);
+void mbecg_seal(struct kvm *kvm);
 void mbecg_map_discard(struct mbecg_map *map);
 const struct mbecg_map *mbecg_map_locked(struct kvm *kvm);
 bool mbecg_sealed(struct kvm *kvm);

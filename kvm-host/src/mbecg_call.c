@@ -84,6 +84,22 @@ static int fill_map(struct mbecg_edit *edit, const struct request *request)
 	return 0;
 }
 
+/* Whether nothing changes but that all is sealed. */
+static bool seals(const struct mbecg_map *map, const struct request *request)
+{
+	u32 i, come = 0;
+
+	for (i = 0; i < request->nr_pages; i++) {
+		const struct mbecg_list *page = request->pages[i];
+
+		if (!mbecg_map_sealed_by(map, request->nr_ranges, come, page->ranges, page->npages))
+			return false;
+		come += page->npages;
+		cond_resched();
+	}
+	return true;
+}
+
 /* @replaced: the map that is the VM's no more, if there was one. */
 static int change_map(struct kvm *kvm, const struct request *request, struct mbecg_map **replaced)
 {
@@ -93,6 +109,10 @@ static int change_map(struct kvm *kvm, const struct request *request, struct mbe
 	struct mbecg_map *new;
 	int r;
 
+	if (seals(old, request) && !mbecg_smram_open(kvm)) {
+		mbecg_seal(kvm);
+		return 0;
+	}
 	new = __vmalloc(struct_size(new, keys, room), GFP_KERNEL_ACCOUNT);
 	if (!new)
 		return -E2BIG;

@@ -98,10 +98,11 @@ static bool differ(const struct mbecg_map *old, u32 i, const struct mbecg_map *n
 	return denied(attr_of_rank(old, i)) != denied(attr_of_rank(new, j));
 }
 
-/* Equal, but for IMMUTABLE, which decides what is denied where it is alone. */
+/* One boundary of both maps, with the same behind it as far as it is denied. */
 static bool alike(u64 key, u64 other)
 {
-	return key == other || ((key ^ other) == MBECG_IMMUTABLE && key & MBECG_RWX);
+	return key == other || (key >> ATTR_BITS == other >> ATTR_BITS &&
+				denied(key & ATTR_MASK) == denied(other & ATTR_MASK));
 }
 
 /* How many of the first boundaries deny the same: all of them, where a map is sealed as it is. */
@@ -163,6 +164,59 @@ bool mbecg_map_changed(const struct mbecg_map *old, const struct mbecg_map *new,
 		return false;
 	*end = last_change(old, new);
 	return true;
+}
+
+/* What a range has to say for the pages behind @key to be sealed as they are. */
+static u64 sealed_as(u64 key)
+{
+	return (key & ATTR_MASK ?: MBECG_RWX) | MBECG_IMMUTABLE;
+}
+
+static bool bounds(u64 left, u64 right, const struct mbecg_range *range)
+{
+	return left >> ATTR_BITS == range->pa >> GFN_SHIFT &&
+	       right >> ATTR_BITS == range->epa >> GFN_SHIFT;
+}
+
+/*
+ * Whether a list of @all ranges, of which these @nr come behind @come others,
+ * seals @map as it is: so that nothing but bits need be set. The first range is
+ * all of the map, and each other one has two boundaries to itself, behind which
+ * that of the first goes on. As keys ascend and neighbours differ, so do the
+ * ranges. Of any other list this says no, also if it should come to the same.
+ */
+bool mbecg_map_sealed_by(const struct mbecg_map *map, u32 all, u32 come,
+			 const struct mbecg_range *ranges, u32 nr)
+{
+	const u64 *key, *last;
+	u32 i = 0;
+
+	if (!map || map->sealed || map->nr != 2 * all)
+		return false;
+	last = map->keys + map->nr - 1;
+	if (!come) {
+		if (!bounds(*map->keys, *last, ranges) ||
+		    ranges->permissions != sealed_as(*map->keys))
+			return false;
+		i = 1;
+	}
+	for (key = map->keys + 2 * (come + i) - 1; i < nr; i++, key += 2)
+		if (!bounds(key[0], key[1], &ranges[i]) ||
+		    ranges[i].permissions != sealed_as(key[0]) ||
+		    (key[1] ^ *map->keys) & ATTR_MASK)
+			return false;
+	return true;
+}
+
+/* It denies what it did: so whoever looks whether a page is denied may do so meanwhile. */
+void mbecg_map_seal(struct mbecg_map *map)
+{
+	u64 *key, *last = map->keys + map->nr - 1;
+
+	for (key = map->keys; key < last; key++)
+		*key |= sealed_as(*key);
+	map->sealed = true;
+	map->digested = false;
 }
 
 /* Keys to allocate for @old after @ranges changes; one change adds two at most. */
@@ -228,7 +282,7 @@ static void put(struct mbecg_edit *edit, u64 start, u64 end, u32 attr)
 	if (attr != before)
 		*front++ = first | attr;
 	if (attr != after)
-		*--back = end << ATTR_BITS | after;
+		*front++ = end << ATTR_BITS | after;
 	edit->front = front;
 	edit->back = back;
 }

@@ -11,7 +11,8 @@
  * A boundary holds up to the next one. 0 stands for RWX, which is also what
  * holds below the first boundary. Neighbours differ, so equal maps have equal
  * keys. Published maps never change, but for their digest, which is computed
- * when somebody asks. NULL is the empty map.
+ * when somebody asks, and but for IMMUTABLE, when they are sealed as they are.
+ * NULL is the empty map.
  */
 struct mbecg_map {
 	u32 nr;
@@ -49,6 +50,10 @@ bool mbecg_map_uniform(const struct mbecg_map *map, u64 start, u64 end);
 bool mbecg_map_equal(const struct mbecg_map *a, const struct mbecg_map *b);
 bool mbecg_map_changed(const struct mbecg_map *old, const struct mbecg_map *new,
 		       u64 *start, u64 *end);
+
+bool mbecg_map_sealed_by(const struct mbecg_map *map, u32 all, u32 come,
+			 const struct mbecg_range *ranges, u32 nr);
+void mbecg_map_seal(struct mbecg_map *map);
 
 u32 mbecg_map_room(const struct mbecg_map *old, u32 ranges);
 void mbecg_map_edit(struct mbecg_edit *edit, const struct mbecg_map *old, struct mbecg_map *new,

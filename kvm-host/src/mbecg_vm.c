@@ -187,6 +187,13 @@ static void enforce(struct kvm *kvm, gfn_t start, gfn_t end)
 	kvm_flush_remote_tlbs(kvm);
 }
 
+/* The map is sealed now, or is no more. */
+static void tell_vcpus(struct kvm *kvm)
+{
+	kvm_make_all_cpus_request(kvm, MBECG_REQ_SEALED);
+	kvm_make_all_cpus_request(kvm, MBECG_REQ_REFRESH);
+}
+
 /*
  * Publish @new, which may be NULL; srcu and the VM's lock are held. All SPTEs
  * made after the swap follow the new map, as look-up and installation share
@@ -209,11 +216,19 @@ struct mbecg_map *mbecg_publish(struct kvm *kvm, struct mbecg_map *new)
 
 	if (mbecg_map_changed(old, new, &start, &end))
 		enforce(kvm, start, end);
-	if ((old && old->sealed) != (new && new->sealed)) {
-		kvm_make_all_cpus_request(kvm, MBECG_REQ_SEALED);
-		kvm_make_all_cpus_request(kvm, MBECG_REQ_REFRESH);
-	}
+	if ((old && old->sealed) != (new && new->sealed))
+		tell_vcpus(kvm);
 	return old;
+}
+
+/* Seal the published map as it is; the VM's lock is held. To page tables that is no change. */
+void mbecg_seal(struct kvm *kvm)
+{
+	struct mbecg *vm = to_mbecg(kvm);
+
+	mbecg_map_seal(rcu_dereference_protected(vm->map, lockdep_is_held(&vm->lock)));
+	WRITE_ONCE(vm->generation, vm->generation + 1);
+	tell_vcpus(kvm);
 }
 
 /* Free what was published, when nobody can read it any more. */

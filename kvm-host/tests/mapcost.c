@@ -27,7 +27,17 @@ static struct mbecg_list *make_list(u64 ranges, u64 permissions)
 	return list;
 }
 
-static struct mbecg_map *request(const struct mbecg_map *old, const struct mbecg_list *list,
+static bool sealed_by(const struct mbecg_map *map, const struct mbecg_list *list, u64 ranges)
+{
+	u64 come;
+
+	for (come = 0; come < ranges; come += list->npages, list++)
+		if (!mbecg_map_sealed_by(map, ranges, come, list->ranges, list->npages))
+			return false;
+	return true;
+}
+
+static struct mbecg_map *changed(const struct mbecg_map *old, const struct mbecg_list *list,
 				 u64 ranges)
 {
 	u32 room = mbecg_map_room(old, ranges);
@@ -39,12 +49,25 @@ static struct mbecg_map *request(const struct mbecg_map *old, const struct mbecg
 		exit(2);
 	mbecg_map_edit(&edit, old, new, room);
 	for (left = ranges; left; left -= list->npages, list++)
-		if (mbecg_list_check(list, LIMIT >> 12) ||
-		    mbecg_map_apply(&edit, list->ranges, list->npages))
+		if (mbecg_map_apply(&edit, list->ranges, list->npages))
 			exit(1);
 	mbecg_map_finish(&edit);
 	mbecg_map_changed(old, new, &start, &end);
 	return new;
+}
+
+/* As the host does it. */
+static struct mbecg_map *request(struct mbecg_map *map, const struct mbecg_list *list, u64 ranges)
+{
+	u64 come, page = 0;
+
+	for (come = 0; come < ranges; come += list[page++].npages)
+		if (mbecg_list_check(&list[page], LIMIT >> 12))
+			exit(1);
+	if (!sealed_by(map, list, ranges))
+		return changed(map, list, ranges);
+	mbecg_map_seal(map);
+	return map;
 }
 
 int main(int argc, char **argv)
@@ -58,12 +81,12 @@ int main(int argc, char **argv)
 	ranges = strtoull(argv[1], NULL, 10);
 	requests = strtoull(argv[2], NULL, 10);
 	for (i = 0; i < 2; i++) {
-		lists[i] = make_list(ranges, MBECG_READ | (i ? MBECG_IMMUTABLE : 0));
+		lists[i] = make_list(ranges, MBECG_READ | MBECG_WRITE | (i ? MBECG_IMMUTABLE : 0));
 		if (!lists[i])
 			return 2;
 	}
 	for (i = 0; i < requests && i < 2; i++)
 		map = request(map, lists[i], ranges);
-	printf("boundaries %u\n", map ? map->nr : 0);
+	printf("boundaries %u sealed %d\n", map ? map->nr : 0, map && map->sealed);
 	return 0;
 }

@@ -18,6 +18,10 @@ struct model {
 	unsigned char attr[PAGES];
 };
 
+typedef u32 list_fn(const struct model *model, struct mbecg_range *ranges);
+
+static u64 seals;
+
 static struct mbecg_range random_range(const struct model *model, bool immutable)
 {
 	u64 start = below(PAGES), end = start + 1 + below(below(4) ? 9 : PAGES);
@@ -57,6 +61,79 @@ static u32 random_list(const struct model *model, struct mbecg_range *ranges)
 	if (!below(4))
 		ranges[0] = (struct mbecg_range){ 0, PAGES << 12, ranges[0].permissions };
 	return nr;
+}
+
+/* As a lock has it: all of a stretch, then pieces of it; in one of three, three that touch. */
+static u32 lock_list(const struct model *model, struct mbecg_range *ranges)
+{
+	u64 at = below(20), end = PAGES - below(20), denied = 1 + below(3);
+	u64 apart = !!below(3);
+	u32 nr = 1;
+
+	(void)model;
+	ranges[0] = (struct mbecg_range){ at++ << 12, end << 12, denied };
+	while (apart ? below(12) && nr < MAX_RANGES : nr < 4) {
+		u64 from = at + apart * below(3), to = from + 1 + below(5);
+
+		if (to >= end)
+			break;
+		ranges[nr] = (struct mbecg_range){ from << 12, to << 12, nr & 1 ? 7 : 5 };
+		at = to + apart;
+		nr++;
+	}
+	return nr;
+}
+
+/* Has one range say something else, or leaves it out. */
+static u32 spoil(struct mbecg_range *ranges, u32 nr)
+{
+	u32 odd = below(nr);
+
+	switch (below(6)) {
+	case 0:
+		ranges[odd].permissions ^= 1 << below(4);
+		break;
+	case 1:
+		ranges[odd].permissions = MBECG_IMMUTABLE;
+		break;
+	case 2:
+		ranges[odd].epa += ranges[odd].epa < PAGES << 12 ? 0x1000 : 0;
+		break;
+	case 3:
+		ranges[odd].pa -= ranges[odd].pa ? 0x1000 : 0;
+		break;
+	case 4:
+		ranges[odd] = ranges[below(nr)];
+		break;
+	case 5:
+		memmove(&ranges[odd], &ranges[odd + 1], (nr - odd - 1) * sizeof(*ranges));
+		return nr > 1 ? nr - 1 : 1;
+	}
+	ranges[odd].permissions += !ranges[odd].permissions;
+	return nr;
+}
+
+/* The seal of what @model says, if that is how a lock has it; one in two is spoilt. */
+static u32 seal_list(const struct model *model, struct mbecg_range *ranges)
+{
+	u64 start = 0, end = PAGES, gfn;
+	u32 nr = 1;
+
+	while (start < PAGES - 1 && model->attr[start] == MBECG_RWX)
+		start++;
+	while (end > start + 1 && model->attr[end - 1] == MBECG_RWX)
+		end--;
+	ranges[0] = (struct mbecg_range){ start << 12, end << 12, model->attr[start] | 8 };
+	for (gfn = start; gfn < end && nr < MAX_RANGES; gfn++) {
+		if (model->attr[gfn] == model->attr[start])
+			continue;
+		ranges[nr].pa = gfn << 12;
+		ranges[nr].permissions = model->attr[gfn] | 8;
+		while (gfn + 1 < end && model->attr[gfn + 1] == model->attr[gfn])
+			gfn++;
+		ranges[nr++].epa = (gfn + 1) << 12;
+	}
+	return below(2) ? spoil(ranges, nr) : nr;
 }
 
 static u32 model_boundaries(const struct model *model)
@@ -180,11 +257,37 @@ static int apply(struct mbecg_edit *edit, const struct mbecg_range *ranges, u32 
 	return 0;
 }
 
+static bool sealed_by(const struct mbecg_map *map, const struct mbecg_range *ranges, u32 all)
+{
+	u32 come, some;
+
+	for (come = 0; come < all; come += some) {
+		some = 1 + below(all - come);
+		if (!mbecg_map_sealed_by(map, all, come, ranges + come, some))
+			return false;
+	}
+	return true;
+}
+
+/* Where the host does not look for more, setting bits has to come to the same. */
+static void check_seal(struct mbecg_map *old, const struct mbecg_map *new,
+		       const struct mbecg_range *ranges, u32 nr)
+{
+	if (!sealed_by(old, ranges, nr))
+		return;
+	CHECK(!mbecg_map_equal(old, new));
+	old->digested = true;
+	mbecg_map_seal(old);
+	CHECK(mbecg_map_equal(old, new) && old->sealed && !old->digested);
+	CHECK(old->restricted == new->restricted);
+	seals++;
+}
+
 /* One request against *published; whether it was granted. */
-static bool one_request(struct mbecg_map **published, struct model *model)
+static bool one_request(struct mbecg_map **published, struct model *model, list_fn *list)
 {
 	struct mbecg_range ranges[MAX_RANGES];
-	u32 i, nr = random_list(model, ranges);
+	u32 i, nr = list(model, ranges);
 	struct mbecg_edit edit = edit_of(*published, nr);
 	struct mbecg_map *new = edit.new;
 	struct model after = *model;
@@ -194,6 +297,7 @@ static bool one_request(struct mbecg_map **published, struct model *model)
 		expected = model_apply(model, &after, &ranges[i]);
 	CHECK(apply(&edit, ranges, nr) == expected);
 	if (expected) {
+		CHECK(!sealed_by(*published, ranges, nr));
 		free(new);
 		return false;
 	}
@@ -201,22 +305,25 @@ static bool one_request(struct mbecg_map **published, struct model *model)
 	check_pages(new, &after);
 	check_blocks(new, &after);
 	check_change(*published, new, model, &after);
+	check_seal(*published, new, ranges, nr);
 	free(*published);
 	*published = new;
 	*model = after;
 	return true;
 }
 
+/* One in two is locked, at once. */
 static u64 one_vm(void)
 {
+	static list_fn *const lock[] = { lock_list, seal_list, seal_list, random_list };
 	struct mbecg_map *published = NULL;
+	u32 i, locks = below(2), nr = locks ? 4 : 8;
 	struct model model;
 	u64 granted = 0;
-	u32 i;
 
 	memset(model.attr, MBECG_RWX, sizeof(model.attr));
-	for (i = 0; i < 8; i++, round_nr++)
-		granted += one_request(&published, &model);
+	for (i = 0; i < nr; i++, round_nr++)
+		granted += one_request(&published, &model, locks ? lock[i] : random_list);
 	free(published);
 	return granted;
 }
@@ -278,7 +385,7 @@ int main(int argc, char **argv)
 	check_lists();
 	while (round_nr < requests)
 		granted += one_vm();
-	printf("requests %llu granted %llu\n", (unsigned long long)round_nr,
-	       (unsigned long long)granted);
+	printf("requests %llu granted %llu seals %llu\n", (unsigned long long)round_nr,
+	       (unsigned long long)granted, (unsigned long long)seals);
 	return 0;
 }
