@@ -16,6 +16,7 @@ from mbecguard.image.kernel import KernelImage
 from mbecguard.image.module import ModuleImage
 from mbecguard.image.sections import Section, SectionKind
 from mbecguard.plan.checks import contradictions, physical_text
+from mbecguard.plan.rules import Ground
 from mbecguard.values.facts import Absent, Fact, Known, Unknown
 from mbecguard.values.pages import PageRange
 
@@ -34,7 +35,7 @@ GOOD = Survey(KERNEL, (MODULE,), (Mapping(TEXT, PA, 0x3000),), MemoryFacts(), ()
 
 
 def names(survey: Survey) -> list[str]:
-    return [f.id for f in contradictions(survey)]
+    return [f.id for f in contradictions(Ground(survey))]
 
 
 def kernel(**changes: Any) -> list[str]:
@@ -95,7 +96,7 @@ def test_every_text_page_lies_where_iomem_says(
 
 def test_a_misplaced_page_is_named() -> None:
     mappings = (Mapping(TEXT, PA, 0x1000), Mapping(TEXT + 0x1000, 0x9000, 0x1000))
-    (found,) = contradictions(replace(GOOD, mappings=mappings))
+    (found,) = contradictions(Ground(replace(GOOD, mappings=mappings)))
     assert all(text in found.text for text in (f"{TEXT + 0x1000:#x}", f"{PA + 0x1000:#x}", "0x9000"))
 
 
@@ -125,7 +126,7 @@ def test_modules(changes: dict[str, Any], found: list[str]) -> None:
 def test_modules_in_order() -> None:
     busy = replace(MODULE, state="Loading")
     survey = replace(GOOD, modules=(replace(busy, name="b"), replace(busy, name="c")))
-    assert [f.text.split()[1] for f in contradictions(survey)] == ["b", "c"]
+    assert [f.text.split()[1] for f in contradictions(Ground(survey))] == ["b", "c"]
 
 
 @pytest.mark.parametrize(

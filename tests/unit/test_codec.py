@@ -311,6 +311,11 @@ def test_canonical_has_no_numbers_outside_json(value: float) -> None:
         codec.canonical(value)
 
 
+@given(JSON)
+def test_laid_out_as_the_standard_library_does(data: object) -> None:
+    assert codec.laid_out(data) == json.dumps(data, indent=1)
+
+
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
     expected = hashlib.sha256(b'{"a":1,"b":2}').hexdigest()
     assert codec.digest({"b": 2, "a": 1}) == expected == codec.digest({"a": 1, "b": 2})

@@ -295,6 +295,26 @@ def test_all_tags() -> None:
     assert Kallsyms(lines[:25]).tags == frozenset()
 
 
+TAGS = st.sampled_from(["", "\t[a]", "\t[b]", "\t[bpf]", "\t[", "\t[a", "[c]"])
+
+
+@given(st.lists(st.tuples(TAGS, st.integers(1, 300)), max_size=8))
+def test_tags_of_long_files(runs: list[tuple[str, int]]) -> None:
+    lines = [f"ffffffffc0100000 t name{tag}" for tag, count in runs for _ in range(count)]
+    expected = {line.partition("\t[")[2][:-1] for line in lines if line.endswith("]") and "\t[" in line}
+    text = "\n".join(["ffffffff81000000 T _text", *lines, ""])
+    assert Kallsyms(text.encode()).tags == expected
+    assert not lines or Kallsyms(text[:-1].encode()).tags == expected  # cut short
+
+
+def test_one_strange_tag_among_thousands() -> None:
+    """What the count of a piece is for: without it a module that is not listed could lie among another's symbols."""
+    lines = ["ffffffff81000000 T _text", *["ffffffffc0100000 t name\t[a]"] * 5000]
+    assert Kallsyms("\n".join(lines).encode()).tags == {"a"}
+    lines[2500] = "ffffffffc0100000 t name\t[rogue]"
+    assert Kallsyms("\n".join(lines).encode()).tags == {"a", "rogue"}
+
+
 def test_naming_an_address_takes_little_memory() -> None:
     """12 bytes a symbol stay, however long the names are: live guests have 400 000."""
     count = 20_000

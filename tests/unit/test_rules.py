@@ -180,11 +180,11 @@ HASHED = VmallocArea(None, (2 << 20) + 4096, "bpf_prog_pack_alloc")
 
 @pytest.mark.parametrize("caller", sorted(PACK_CALLERS))
 def test_packs_are_known_by_their_area_even_if_nothing_in_them_is_named(caller: str) -> None:
-    area = replace(HASHED, caller=caller)
+    area = HASHED._replace(caller=caller)
     assert claims(mappings=(PACK,), areas=Known((area,))) == [(PACK.va, 512, CodeKind.BPF, "")]
-    assert claims(mappings=(PACK,), areas=Known((replace(area, module="rogue"),))) == []
-    assert claims(mappings=(PACK,), areas=Known((replace(area, bytes=area.bytes * 2),))) == []
-    assert claims(mappings=(PACK,), areas=Known((replace(area, caller="rogue"),))) == []
+    assert claims(mappings=(PACK,), areas=Known((area._replace(module="rogue"),))) == []
+    assert claims(mappings=(PACK,), areas=Known((area._replace(bytes=area.bytes * 2),))) == []
+    assert claims(mappings=(PACK,), areas=Known((area._replace(caller="rogue"),))) == []
     assert claims(mappings=(PACK,), areas=Unknown("hidden")) == claims(mappings=(PACK,), areas=Absent()) == []
 
 
@@ -209,7 +209,7 @@ def test_areas_by_caller(caller: str) -> None:
     area = VmallocArea(ZONE, 0x3000, caller)
     found = claims(areas=Known((area,)))
     assert found == ([(ZONE, 3, AREA_CALLERS[caller], caller)] if caller in AREA_CALLERS else [])
-    assert claims(areas=Known((replace(area, module="rogue"), replace(area, start=None)))) == []
+    assert claims(areas=Known((area._replace(module="rogue"), area._replace(start=None)))) == []
 
 
 def test_hypercall_page() -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from typing import NamedTuple
 from mbecguard.face.look import Look
 from mbecguard.face.tell import PROGRAM, WORKING, complain, on, show_usage
 from mbecguard.face.usage import UsageError
-from mbecguard.values.codec import encode
+from mbecguard.values.codec import encode, laid_out
 from mbecguard.values.errors import Exit, UserError, die
 
 FAILURE_SCHEMA = "mbecguard.error/1"
@@ -55,7 +54,7 @@ class Output(NamedTuple):
 
     def show(self, answer: object, lines: Iterable[str]) -> None:
         """Write an answer: a value for programs, lines for people. Dies if the file cannot be written."""
-        self.write(json.dumps(encode(answer), indent=1) + "\n" if self.json else "".join(f"{line}\n" for line in lines))
+        self.write(laid_out(encode(answer)) + "\n" if self.json else "".join(f"{line}\n" for line in lines))
 
     def show_done(self, answer: object, lines: Iterable[str]) -> None:
         """The same, of what cannot be undone: that it is not shown is told, but does not make it untrue."""

@@ -10,8 +10,8 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+from typing import NamedTuple
 
 from mbecguard.values.errors import die
 from mbecguard.values.pages import ADDRESS_SPACE_PAGES, PageRange
@@ -22,8 +22,7 @@ NAMED_DISTANCE = 1 << 30  #: bytes behind a symbol in which it still says someth
 KERNEL_HALF = 1 << 63  #: lowest address that can only be a kernel address, 4 or 5 levels of page tables
 
 
-@dataclass(frozen=True, slots=True)
-class Symbol:
+class Symbol(NamedTuple):
     """A kernel symbol: address in bytes, and the tag in brackets (module, `bpf`, `__builtin__ftrace`, or "")."""
 
     va: int
@@ -31,8 +30,7 @@ class Symbol:
     tag: str
 
 
-@dataclass(frozen=True, slots=True)
-class IomemRegion:
+class IomemRegion(NamedTuple):
     """One line of /proc/iomem: physical bytes `[start, end)`."""
 
     start: int
@@ -40,8 +38,7 @@ class IomemRegion:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModule:
+class LoadedModule(NamedTuple):
     """One line of /proc/modules; `bytes` is the size of all its memory, `text_va` where its text begins (0: hidden).
 
     `unload`: the kernel can unload modules; without CONFIG_MODULE_UNLOAD it has no use counts, and shows "-".
@@ -54,8 +51,7 @@ class LoadedModule:
     unload: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class VmallocArea:
+class VmallocArea(NamedTuple):
     """One line of /proc/vmallocinfo: where it starts, its bytes with the guard page, and who asked for it.
 
     At kernel.kptr_restrict=0 the kernel hashes addresses: `start` is None then. `caller` is the function's name in the
@@ -135,8 +131,18 @@ class Kallsyms:
 
     @cached_property
     def tags(self) -> frozenset[str]:
-        """All tags: names of modules, and what the kernel calls the code that it makes."""
-        return frozenset(tag.decode(errors="replace") for tag in set(re.findall(rb"\t\[([^\]\n]+)\]", self._data)))
+        """All tags: names of modules, and what the kernel calls the code that it makes.
+
+        Nearly every line has the tag of the line before: pieces in which that is so are counted, not taken apart.
+        """
+        found, last, start = set(), b"", 0
+        while start < len(self._data):
+            end = self._data.find(b"\n", start + _PIECE) + 1 or len(self._data)
+            if self._data.count(b"\t[", start, end) != (self._data.count(last, start, end) if last else 0):
+                found.update(tags := _TAG.findall(self._data, start, end))
+                last = b"\t[%s]" % tags[-1] if tags else b""
+            start = end
+        return frozenset(tag.decode(errors="replace") for tag in found)
 
     def matching(self, pattern: bytes) -> bool:
         """Whether a symbol of the kernel proper has a name that matches, with whatever a compiler put behind it."""
@@ -164,6 +170,8 @@ class Kallsyms:
         return _symbol(line) or die(f"/proc/kallsyms has a malformed line: {line[:60]!r}", _DAMAGED)
 
 
+_PIECE = 1 << 11  #: bytes
+_TAG = re.compile(rb"\t\[([^\]\n]+)\]")
 _WORD = re.compile(rb"[^\t \n]+")
 _SYMBOL = re.compile(rb"^([0-9a-f]{1,16}) \S ([^\t \n]+)", re.MULTILINE)
 
@@ -227,6 +235,7 @@ def _area(start: str, end: str, size: str, caller: str, module: str) -> VmallocA
     return VmallocArea(first if real else None, int(size), source_name(caller), module)
 
 
+@cache  # few functions allocate, and each many times
 def source_name(function: str) -> str:
     """A function's name as its source has it: `alloc_new_pack.llvm.4242` is `alloc_new_pack`."""
     return _SUFFIXES.sub("", function)

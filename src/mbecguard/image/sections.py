@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
+from typing import NamedTuple
 
 from mbecguard.image.elf import SHF_EXECINSTR, SHF_WRITE, SHT_NOTE, SHT_PROGBITS, Elf, ElfType, RawSection
 from mbecguard.values.errors import die
@@ -40,8 +40,7 @@ _KERNEL_KINDS = (
 _MODULE_KINDS = ((".init", SectionKind.INIT), (".exit", SectionKind.EXIT))
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """One executable section as linked. `va` is sh_addr (0 in a module); `align` is a power of two."""
 
     name: str

@@ -9,6 +9,7 @@ from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.survey import KernelFacts, ModuleFacts, Survey
 from mbecguard.plan.findings import finding
 from mbecguard.plan.layout import ModuleText
+from mbecguard.plan.rules import Ground
 from mbecguard.values.facts import known
 from mbecguard.values.findings import Finding
 from mbecguard.values.pages import PAGE_SHIFT, PAGE_SIZE, PageSet
@@ -22,14 +23,15 @@ def physical_text(survey: Survey) -> int | None:
     return next((m.pa + va - m.va for m in survey.mappings if m.va <= va < m.va + m.bytes), None)
 
 
-def contradictions(survey: Survey) -> Iterator[Finding]:
+def contradictions(ground: Ground) -> Iterator[Finding]:
     """Everything in which two sources differ, kernel first, then modules by name."""
+    survey = ground.survey
     yield from _image(survey.kernel)
     yield from _place(survey)
     yield from _tables(survey)
     yield from _unlisted(survey)
-    for module in survey.modules:
-        yield from _module(module)
+    for text in ground.texts:
+        yield from _module(text)
     yield from _unusable(survey.modules)
 
 
@@ -97,7 +99,8 @@ def _unusable(modules: Iterable[ModuleFacts]) -> Iterator[Finding]:
             yield finding("module-image-unusable", module=module.name, problem=module.image_problem, advice=hint)
 
 
-def _module(module: ModuleFacts) -> Iterator[Finding]:
+def _module(text: ModuleText) -> Iterator[Finding]:
+    module = text.module
     if module.state != "Live":
         yield finding("module-busy", module=module.name, state=module.state)
     if not module.image:
@@ -106,11 +109,11 @@ def _module(module: ModuleFacts) -> Iterator[Finding]:
         image = module.image.build_id or "none"
         yield finding("module-build-id", module=module.name, image=image, running=module.build_id)
         return
-    yield from _layout(module)
+    yield from _layout(text)
 
 
-def _layout(module: ModuleFacts) -> Iterator[Finding]:
-    _, layout, base = ModuleText.of(module)
+def _layout(text: ModuleText) -> Iterator[Finding]:
+    module, layout, base = text
     if layout and base is None:
         yield finding("module-hidden", module=module.name)
         return

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.execmap import Mapping
@@ -70,7 +71,7 @@ def attribute(survey: Survey, policy: Policy, nearest: Nearest, frozen: Collecti
         engine.attribute(mapping)
     engine.keep_physical(efi_is_exact=any(claim.kind is CodeKind.EFI_RUNTIME for claim in claims))
     findings = (
-        *contradictions(survey),
+        *contradictions(ground),
         *_promises(claims, ground.runs),
         *_notes(survey, frozen),
         *_unknown_efi(survey, policy),
@@ -135,8 +136,7 @@ def _unknown_efi(survey: Survey, policy: Policy) -> Iterator[Finding]:
         yield finding("efi-by-tables", problem=code.reason, remedy=code.remedy)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reason:
+class _Reason(NamedTuple):
     """Why a frame is kept; equal reasons coalesce only where virtual addresses go on as well."""
 
     kind: CodeKind

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.execmap import Mapping
@@ -48,8 +48,7 @@ AREA_CALLERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """These virtual pages belong to `owner`; `promised` if a file on disk says that they are code."""
 
     pages: PageRange
@@ -147,7 +146,7 @@ def _canary(ground: Ground) -> Iterator[Claim]:
     for text in ground.texts:
         for claim in _text_claims(text) if text.module.name == name else ():
             if claim.section == section:
-                yield replace(claim, kind=CodeKind.CANARY)
+                yield claim._replace(kind=CodeKind.CANARY)
 
 
 def _its_thunks(ground: Ground) -> Iterator[Claim]:

@@ -74,9 +74,12 @@ def _encoder_of(kind: Any) -> Encoder:
 def _fields_encoder(kind: type, *, all_hex: bool = False) -> Encoder:
     hints = fields_of(kind, all_hex=all_hex)
     changing = [(name, encoder) for name in hints if (encoder := _encoder(hints[name])) is not _as_it_is]
+    fields: Callable[[Any], dict[str, Any]] = getattr(
+        kind, "_asdict", lambda value: {name: getattr(value, name) for name in hints}
+    )
 
     def convert(value: object) -> dict[str, Any]:
-        data = {name: getattr(value, name) for name in hints}
+        data = fields(value)
         for name, encoder in changing:
             data[name] = encoder(data[name])
         return data
@@ -156,6 +159,20 @@ def decode(kind: type[T], data: object) -> T:
 def canonical(data: object) -> bytes:
     """Canonical JSON bytes of JSON-able objects: sorted keys, no white space, ASCII."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def laid_out(data: object, margin: str = "\n") -> str:
+    """JSON for people as well, one value a line: what `json.dumps(data, indent=1)` makes, which takes twice as long."""
+    inner = f"{margin} "
+    if isinstance(data, dict) and data:
+        items = [f"{_scalar(key)}: {laid_out(value, inner)}" for key, value in data.items()]
+        return f"{{{inner}{f',{inner}'.join(items)}{margin}}}"
+    if isinstance(data, list | tuple) and data:
+        return f"[{inner}{f',{inner}'.join([laid_out(item, inner) for item in data])}{margin}]"
+    return _scalar(data)
+
+
+_scalar = json.JSONEncoder().encode
 
 
 def digest(data: object) -> str:
