@@ -15,7 +15,7 @@ FILESYSTEM = Path("/sys/fs/bpf")
 
 _NUMBER = 321  # of the system call on x86-64
 _TRIES = 10  # the verifier gives up where a signal waits
-_SOCKET_FILTER = 1  # include/uapi/linux/bpf.h: enum bpf_prog_type
+_SOCKET_FILTER, _XDP = 1, 6  # include/uapi/linux/bpf.h: enum bpf_prog_type
 _NAME = b"mbecguard"
 _LICENSE = b"GPL\0"
 
@@ -24,18 +24,21 @@ _ZERO = _INSN.pack(0xB7, 0, 0, 0)  # r0 = 0
 _SWAP = _INSN.pack(0xDC, 0, 0, 16)  # r0 = be16(r0): no constant that bpf_jit_harden would hide
 _EXIT = _INSN.pack(0x95, 0, 0, 0)
 _SWAP_BYTES = 7  # of a swap, compiled: ror, movzwl
+_FRAME = 64  # bytes of a packet
 _AROUND = 128  # bytes that the compiler puts around the code, at most
 
 # The beginnings of union bpf_attr, and of struct bpf_prog_info up to jited_ksyms.
 _LOAD = struct.Struct("<2I2Q2IQ2I16s")
 _PIN = struct.Struct("<Q2I")
 _ASK = struct.Struct("<2IQ")
+_TEST = struct.Struct("<4I2Q2I")
 _INFO = struct.Struct("<104xI4xQ8x")
 
 
 class _Command(IntEnum):
     PROG_LOAD = 5
     OBJ_PIN = 6
+    PROG_TEST_RUN = 10
     OBJ_GET_INFO_BY_FD = 15
 
 
@@ -61,16 +64,32 @@ def load(size: int) -> Program:
 
     Raises OSError; `va` is 0 where the kernel does not tell addresses.
     """
-    swaps = max((size - _AROUND) // _SWAP_BYTES, 0)
-    code = ctypes.create_string_buffer(_ZERO + _SWAP * swaps + _EXIT)
-    license_ = ctypes.create_string_buffer(_LICENSE)
-    where = ctypes.addressof(code), ctypes.addressof(license_)
-    fd = _bpf(_Command.PROG_LOAD, _LOAD.pack(_SOCKET_FILTER, swaps + 2, *where, 0, 0, 0, 0, 0, _NAME))
+    fd = _load(_SOCKET_FILTER, max((size - _AROUND) // _SWAP_BYTES, 0))
     try:
         return Program(fd, _address(fd))
     except BaseException:
         os.close(fd)
         raise
+
+
+def make_dispatcher() -> None:
+    """Have the kernel make its dispatcher of XDP programs, as it does when the first is attached. Raises OSError.
+
+    net/bpf/test_run.c bpf_prog_test_run_xdp() does that for a program that runs more than once.
+    """
+    frame = ctypes.create_string_buffer(_FRAME)
+    fd = _load(_XDP, 0)
+    try:
+        _bpf(_Command.PROG_TEST_RUN, _TEST.pack(fd, 0, _FRAME, 0, ctypes.addressof(frame), 0, 2, 0))
+    finally:
+        os.close(fd)
+
+
+def _load(kind: int, swaps: int) -> int:
+    code = ctypes.create_string_buffer(_ZERO + _SWAP * swaps + _EXIT)
+    license_ = ctypes.create_string_buffer(_LICENSE)
+    where = ctypes.addressof(code), ctypes.addressof(license_)
+    return _bpf(_Command.PROG_LOAD, _LOAD.pack(kind, swaps + 2, *where, 0, 0, 0, 0, 0, _NAME))
 
 
 def _address(fd: int) -> int:

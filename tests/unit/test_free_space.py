@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
+from mbecguard.guest.procfs import Symbol
 from mbecguard.guest.survey import ModuleFacts
 from mbecguard.image.module import ModuleImage
 from mbecguard.image.sections import Section, SectionKind
@@ -100,6 +101,16 @@ def test_what_is_free_and_cannot_be_read_is_unknown() -> None:
     assert (told.facts["kind"], told.facts["pages"]) == (CodeKind.BPF, 4)
     assert "nobody may read it" in told.text
     assert "be root" in told.hint
+
+
+@pytest.mark.parametrize(("place", "stay"), [(0x21000, {0x3001}), (0x21800, {0x3001, 0x3002}), (0x60000, set())])
+def test_what_will_call_xdp_programs_is_not_free(place: int, stay: set[int]) -> None:
+    """The kernel has a page for it, wherever that begins, and writes to it when programs come and go."""
+    survey = replace(FULL, symbols=(*FULL.symbols, Symbol(MODULES + place, "bpf_dispatcher_xdp", "bpf")))
+    free = {0x3001, 0x3002, 0x3003}
+    found = attribute(survey, AUTO, lambda _va: "", FROZEN)
+    assert free & kept(found.plan).keys() == stay
+    assert free & kept(attribute(FULL, AUTO, lambda _va: "", FROZEN).plan).keys() == set()
 
 
 @pytest.mark.parametrize(

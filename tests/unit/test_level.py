@@ -55,6 +55,10 @@ def test_what_nobody_can_see_is_said(name: str) -> None:
     assert found(replace(Uses(), **{name: HIDDEN})) == [("text-unknown", Severity.WARNING)]  # type: ignore[arg-type]
 
 
+def test_a_dispatcher_of_xdp_programs_that_cannot_be_seen_is_said() -> None:
+    assert found(Uses(bpf_trampolines=HIDDEN)) == [("text-dispatcher", Severity.WARNING)]
+
+
 def test_levels_come_from_the_settings() -> None:
     assert from_settings(load()).level is Level.EXEC
     assert from_settings(load()).frozen_keys == ()

@@ -37,6 +37,10 @@ class Room:
     file: Path
     obstacle: str = ""
     fails: bool = False
+    dispatchers: int = 0
+
+    def dispatch(self) -> None:
+        self.dispatchers += 1
 
     def make(self, packs: int, used: PageSet) -> int:
         assert not self.file.exists()
@@ -108,6 +112,23 @@ def test_killed_at_a_step(tmp_path: Path, step: Step) -> None:
     bench = compiling(tmp_path)
     assert bench.lock().state is State.SEALED
     assert kept(bench) == (True, str(ALLOWED))
+
+
+@pytest.mark.parametrize(
+    ("mode", "dropped", "made"), [("enforce", (), 1), ("audit", (), 0), ("enforce", (CodeKind.BPF,), 0)]
+)
+def test_what_calls_xdp_programs_is_there_before_the_first_map(
+    tmp_path: Path, mode: str, dropped: tuple[CodeKind, ...], made: int
+) -> None:
+    room, options = Room(tmp_path / "room"), replace(OPTIONS, mode=HostMode(mode))
+    bench = Bench(tmp_path, options, room=room, mode=mode, policy=Policy(dropped=dropped))
+    seen: dict[Step, int] = {}
+
+    def reach(step: Step) -> None:
+        seen.setdefault(step, room.dispatchers)
+
+    bench.lock(reach=reach)
+    assert seen[Step.SURVEY] == room.dispatchers == made
 
 
 def test_room_that_cannot_be_made_refuses_the_lock(tmp_path: Path) -> None:

@@ -212,6 +212,7 @@ def test_where_no_file_system_for_bpf_is_mounted(tmp_path: Path) -> None:
 
 def test_the_simulator_changes_nothing() -> None:
     room = NoRoom()
+    room.dispatch()
     room.give_back()
     assert (room.make(8, PageSet()), room.obstacle) == (0, "")
 
@@ -232,3 +233,31 @@ def test_a_program_of_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     kind, count, _, _, level, _, _, _, flags, name = struct.unpack("<2I2Q2IQ2I16s", attributes)
     assert (kind, level, flags, name.rstrip(b"\0")) == (1, 0, 0, b"mbecguard")
     assert 4088 - 128 - 7 < (count - 2) * 7 <= 4088 - 128
+
+
+def test_the_dispatcher_of_xdp_programs_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By include/uapi/linux/bpf.h: a program that runs twice on a frame that is not shorter than a header."""
+    calls: list[tuple[int, bytes]] = []
+    closed: list[int] = []
+
+    def call(_number: int, command: int, attributes: bytes, size: int) -> int:
+        calls.append((command, attributes[:size]))
+        return 77
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_options: type("Libc", (), {"syscall": call}))
+    monkeypatch.setattr("os.close", closed.append)
+    LiveRoom(Kernel().look).dispatch()
+    (load, attributes), (run, test) = calls
+    assert (load, run) == (5, 10)
+    assert struct.unpack_from("<2I", attributes) == (6, 2)
+    fd, _, size, taken, _, into, repeat, _ = struct.unpack("<4I2Q2I", test)
+    assert (fd, taken, into, closed) == (77, 0, 0, [77])
+    assert size >= 14
+    assert repeat > 1
+
+
+def test_a_kernel_without_xdp_needs_none() -> None:
+    def refused() -> None:
+        raise OSError(errno.EINVAL, "no such type of program")
+
+    LiveRoom(Kernel().look, dispatcher=refused).dispatch()

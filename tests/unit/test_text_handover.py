@@ -71,6 +71,15 @@ def test_targets_are_functions_inside_of_the_text() -> None:
     assert list(found.targets) == list(outside.targets) == starts
 
 
+def test_what_calls_xdp_programs_is_a_target_in_both_halves() -> None:
+    """kernel/bpf/dispatcher.c: a static call leads to one or the other, and no symbol names the second."""
+    place = OFFSETS // 4
+    lines = [b"%016x t bpf_dispatcher_xdp\t[bpf]\n", b"%016x t bpf_prog_0123_bpf_dispatcher_xdp\t[bpf]\n"]
+    more = b"".join(line % (BASE + place + 0x2000 * n) for n, line in enumerate(lines))
+    found = kernel_text(kernel(), Kallsyms(symbols()._data + more), PFN)
+    assert set(found.targets) - set(text().targets) == {place, place + 2048}
+
+
 @pytest.mark.parametrize("moved", [0, 1 << 21])
 def test_nothing_depends_on_where_the_kernel_lies(moved: int) -> None:
     lines = b"".join(b"%016x T %s\n" % (va + moved, name.encode()) for name, va in made.SYMBOLS.items())

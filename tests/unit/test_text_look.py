@@ -168,6 +168,15 @@ def test_an_optimised_kprobe(root: Path) -> None:
     assert looked(root, (place, made.near("e9", place, 0x180000))).spots
 
 
+def test_a_call_of_what_calls_xdp_programs(root: Path) -> None:
+    """It begins at its symbol, or in the middle of a page from there on."""
+    calls = [made.near("e8", made.CALL, 0x100040 + half) for half in (0, 2048, 1024)]
+    assert all(looked(root, (made.CALL, call)).spots for call in calls)
+    with (root / "proc/kallsyms").open("a") as file:
+        file.write(f"{BASE + 0x100040:016x} t bpf_dispatcher_xdp\t[bpf]\n")
+    assert [bool(looked(root, (made.CALL, call)).spots) for call in calls] == [False, False, True]
+
+
 def test_trampolines_of_one_name_are_all_legal(root: Path) -> None:
     """ftrace has one for each tracer, and calls them all the same."""
     places = [0x100000, 0x102000, 0x104000]

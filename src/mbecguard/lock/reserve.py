@@ -20,7 +20,10 @@ LIMIT = "net.core.bpf_jit_limit"  #: bytes; only who has CAP_BPF may have more c
 
 def reserve(lock: Context) -> None:
     """Make room before the first map is sent: it stays executable like any pack."""
-    if lock.mode == "audit" or not lock.packs or not lock.compiles:
+    if lock.mode == "audit" or not lock.planned_by.keeps(CodeKind.BPF):
+        return
+    lock.room.dispatch()
+    if not lock.packs or not lock.compiles:
         return
     before = lock.knobs.get(LIMIT)
     if before is not None:

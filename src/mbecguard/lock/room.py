@@ -10,11 +10,12 @@ privileges have compiled is limited, so that they cannot fill them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from mbecguard.bpf import FILESYSTEM, Program, load
+from mbecguard.bpf import FILESYSTEM, Program, load, make_dispatcher
 from mbecguard.guest.kcore import KernelMemory
 from mbecguard.values.errors import Exit, die
 from mbecguard.values.facts import known
@@ -31,6 +32,10 @@ SHARE = 16
 
 class Room(Protocol):
     """Makes room for BPF programs, and gives it back."""
+
+    def dispatch(self) -> None:
+        """Have the code made that calls XDP programs: made after the lock it could be denied, and unknown to a host."""
+        ...
 
     def make(self, packs: int, used: PageSet) -> int:
         """Keep so many packs free; returns the bytes of code that users without privileges may have then.
@@ -54,6 +59,9 @@ class NoRoom:
     """On the simulator, which changes nothing in a guest."""
 
     obstacle: str = ""
+
+    def dispatch(self) -> None:
+        """Nothing is made."""
 
     def make(self, packs: int, used: PageSet) -> int:
         """Nothing is kept, and nothing limited."""
@@ -79,11 +87,17 @@ class LiveRoom:
     look: Callable[[], KernelMemory]
     load: Callable[[int], Program] = load
     folder: Path = FOLDER
+    dispatcher: Callable[[], None] = make_dispatcher
 
     @property
     def obstacle(self) -> str:
         """Why no room can be made."""
         return "" if self.folder.parent.is_mount() else f"nothing is mounted at {self.folder.parent}"
+
+    def dispatch(self) -> None:
+        """Who may not load such a program here, or cannot, attaches none later either."""
+        with suppress(OSError):
+            self.dispatcher()
 
     def make(self, packs: int, used: PageSet) -> int:
         """Fill what packs there are until enough new ones are there; keep the smallest program in each."""

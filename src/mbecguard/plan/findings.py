@@ -93,6 +93,12 @@ CATALOGUE: dict[str, Template] = {
     "text-unknown": Template(
         _W, "whether something patches kernel text that the host would refuse cannot be seen: {problem}", "{remedy}"
     ),
+    "text-dispatcher": Template(
+        _W,
+        "where the kernel calls XDP programs cannot be seen: {problem}; the host would refuse what is patched when one "
+        "is attached after the lock, and the kernel would never patch again",
+        "{remedy}, which takes no longer than the lock; or attach no XDP program",
+    ),
     "unexplained-mapping": Template(
         _B,
         "{pages} pages at {va:#x} (physical {pa:#x}) are kernel-executable, and nobody knows why; {whose}",

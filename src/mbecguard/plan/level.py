@@ -27,6 +27,8 @@ def obstacles(uses: Uses, processors: Fact[Processors]) -> Iterator[Finding]:
     # arch/x86/kernel/alternative.c alternatives_enable_smp(): puts the `lock` prefixes back
     if isinstance(processors, Known) and processors.value.online == 1 < processors.value.possible:
         yield finding("text-processors", possible=processors.value.possible)
+    if isinstance(hidden := uses.bpf_trampolines, Unknown):
+        yield finding("text-dispatcher", problem=hidden.reason, remedy=hidden.remedy or "nothing here can tell")
     for fact in (uses.livepatches, uses.kprobes, uses.traced):
         if isinstance(fact, Unknown):
             yield finding("text-unknown", problem=fact.reason, remedy=fact.remedy or "nothing here can tell")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from mbecguard.guest.dispatchers import ends
 from mbecguard.guest.efi import is_efi_address
 from mbecguard.guest.execmap import Mapping
 from mbecguard.guest.survey import Survey
@@ -152,7 +153,8 @@ class _Engine:
         self._ground, self._policy, self._nearest, self._explained = ground, policy, nearest, explained
         self._survey = ground.survey
         self._kept: PageMap[_Reason] = PageMap()
-        self._int3 = PageSet(known(self._survey.memory.int3_pages, ()))
+        used = PageSet(run for va in ends(self._survey.symbols) for run in ground.frames(va))
+        self._int3 = PageSet(known(self._survey.memory.int3_pages, ())) - used
         self._dropped: dict[CodeKind, list[PageRange]] = {}
         self.unexplained: list[Unexplained] = []
         self._findings: list[Finding] = []

@@ -77,6 +77,11 @@ class Ground:
         page = va >> PAGE_SHIFT
         return next(self.runs.touching(PageRange(page, page + 1)), None)
 
+    def frames(self, va: int) -> Iterator[PageRange]:
+        """The page frames that are executable at byte address `va`: one, or none."""
+        page = va >> PAGE_SHIFT
+        return (PageRange(page, page + 1).shift(-m.offset) for m in self.mappings if page in m.virtual)
+
     @cached_property
     def _owned(self) -> frozenset[PageRange]:
         bases = [text.base for text in self.texts if text.base is not None]

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+from mbecguard.guest.dispatchers import entries
 from mbecguard.guest.procfs import CODE, Kallsyms
 from mbecguard.host.text import OFFSETS, SiteForm, TextObject, TextRun, TextSite
 from mbecguard.text.frozen import HOOKED, keys_of
@@ -72,17 +73,19 @@ def kernel_text(
 ) -> TextObject:
     """The text of a kernel whose `_text` is at page frame `pfn`; sites of the keys of `frozen` take no patch.
 
-    Functions of `modules` may be called from it, as well. `hooks` are addresses: from where to where there are
-    trampolines of BPF programs. Dies if what the file says of its sites contradicts itself, or the kernel hides its
-    symbols.
+    Functions of `modules` may be called from it, and what calls XDP programs. `hooks` are addresses: from where to
+    where there are trampolines of BPF programs. Dies if what the file says of its sites contradicts itself, or the
+    kernel hides its symbols.
     """
     base, size = _base(symbols), kernel.reference.pieces[0].bytes
     own, others = symbols.lines()
+    starts = _starts(base, chain(own, others), [(base, base + size), *(part.span for part in modules)])
+    called = ((va - base) % OFFSETS for va in entries(symbols.tagged("bpf")))
     sites = _sites(kernel, (base, base + size), base, _Marks(base, own, keys_of(frozen)))
     return TextObject(
         PageRange(pfn, pfn + -(-size // PAGE_SIZE)),
         tuple(_apart(sorted(sites))),
-        _starts(base, chain(own, others), [(base, base + size), *(part.span for part in modules)]),
+        tuple(sorted({*starts, *called})),
         _tracers(symbols, base),
         _span(hooks, base),
         logs,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mbecguard.guest.dispatchers import entries
 from mbecguard.guest.procfs import CODE, Kallsyms
 from mbecguard.guest.source import Contents
 from mbecguard.text.forms import Targets
@@ -44,7 +45,10 @@ class Symbols:
             kallsyms,
             {line[19:]: line[:16] for line in own if line[17] < _LOWER},
             {(tag, name): digits for digits, name, tag in tagged},
-            frozenset([line[:16] for line in (*own, *others) if line[17] in CODE]),
+            frozenset(
+                [line[:16] for line in (*own, *others) if line[17] in CODE]
+                + [b"%016x" % va for va in entries(kallsyms.tagged("bpf"))]
+            ),
             {name[len(_EXPORTED) :]: tag for _, name, tag in tagged if name.startswith(_EXPORTED)},
             tuple((digits, name, tag) for digits, name, tag in tagged if tag in _MADE),
         )
