@@ -17,8 +17,9 @@ IPPROTO_UDP, AF_PACKET, ALL = 17, 17, 0x0300
 
 PERF_EVENT_OPEN, BPF = 298, 321
 SOFTWARE, TRACEPOINT, CPU_CLOCK, CONTEXT_SWITCHES = 1, 2, 0, 3
-PROG_LOAD, PROG_ATTACH, PROG_DETACH, RAW_TRACEPOINT_OPEN = 5, 8, 9, 17
-OF_CGROUP_SKB, OF_RAW_TRACEPOINT = 8, 17
+PROG_LOAD, PROG_ATTACH, PROG_DETACH, RAW_TRACEPOINT_OPEN, LINK_CREATE, LINK_UPDATE = 5, 8, 9, 17, 28, 29
+OF_XDP, OF_CGROUP_SKB, OF_RAW_TRACEPOINT = 6, 8, 17
+AT_XDP, WITHOUT_DRIVER, XDP_PASS = 37, 2, 2
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,9 +55,8 @@ def _bpf(command: int, attributes: bytes) -> int:
     return _call(BPF, command, ctypes.create_string_buffer(attributes, 128), 128)
 
 
-def _program(kind: int) -> int:
-    """That returns 1."""
-    code = ctypes.create_string_buffer(struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0), 16)
+def _program(kind: int, returns: int = 1) -> int:
+    code = ctypes.create_string_buffer(struct.pack("<BBhiBBhi", 0xB7, 0, 0, returns, 0x95, 0, 0, 0), 16)
     license_name = ctypes.create_string_buffer(b"GPL")
     places = (ctypes.addressof(code), ctypes.addressof(license_name))
     return _bpf(PROG_LOAD, struct.pack("<IIQQIIQII16s", kind, 2, *places, 0, 0, 0, 0, 0, b""))
@@ -75,4 +75,27 @@ def bpf() -> None:
         os.close(filtering)
 
 
-{"sockets": sockets, "perf": perf, "bpf": bpf}[sys.argv[1]]()
+def _talk() -> None:
+    """A packet through the loopback device."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as both:
+        both.settimeout(10)
+        both.bind(("127.0.0.1", 0))
+        both.sendto(b"x", both.getsockname())
+        both.recv(1)
+
+
+def xdp() -> None:
+    """Programs for packets of the loopback device, one in the place of another: each time the dispatcher changes."""
+    loopback = socket.if_nametoindex("lo")
+    for _ in range(3):
+        first, second = _program(OF_XDP, XDP_PASS), _program(OF_XDP, XDP_PASS)
+        link = _bpf(LINK_CREATE, struct.pack("<IIII", first, loopback, AT_XDP, WITHOUT_DRIVER))
+        _talk()
+        _bpf(LINK_UPDATE, struct.pack("<IIII", link, second, 0, 0))
+        _talk()
+        for descriptor in (link, first, second):
+            os.close(descriptor)
+        _talk()
+
+
+{"sockets": sockets, "perf": perf, "bpf": bpf, "xdp": xdp}[sys.argv[1]]()

@@ -16,6 +16,7 @@ GOES = ("iscsi_tcp",)
 
 session = Session(load(), Places.live())
 policy = from_settings(session.settings)._replace(level=Level.TEXT, frozen_keys=("lsm", "mitigations"))
+session.room.dispatch()
 plan = session.look().plan
 plan = plan._replace(keep=tuple(kept for kept in plan.keep if kept.owner not in GOES))
 given = texts(session, plan, policy)

@@ -99,6 +99,7 @@ FLIPS = r"""
     timestamps() { python3 /lab/helpers/flips.py sockets; }
     perf() { python3 /lab/helpers/flips.py perf; }
     bpf() { python3 /lab/helpers/flips.py bpf; }
+    xdp() { python3 /lab/helpers/flips.py xdp; }
     replug() {
         echo 0 >/sys/devices/system/cpu/cpu1/online && echo 1 >/sys/devices/system/cpu/cpu1/online
     }
@@ -109,8 +110,8 @@ FLIPS = r"""
         fact "$1-stores" "$(($(word 16) - before))"
     }
 """
-PHASES = "services rules cgroups namespaces tracepoints features sysctls timestamps replug"
-PATCHED = "rules cgroups tracepoints features sysctls replug"
+PHASES = "services rules cgroups namespaces tracepoints features sysctls timestamps replug xdp"
+PATCHED = "rules cgroups tracepoints features sysctls replug xdp"
 MORE = "perf bpf"  #: the same, where programs may be loaded
 COUNT, SOME = re.compile("[0-9]+"), re.compile("[1-9][0-9]*")
 BY_OTHERS = "wallclock clock steal_time device"
@@ -188,6 +189,33 @@ MEANWHILE = """
     done) &
     rounds() { cat /run/rounds-0 /run/rounds-1 | wc -l; }
 """
+#: What a patch costs its machine: the host tells for how long it has been up, and idle.
+MEASURED = r"""
+    mount_tracing
+    uptime() { host run 'cat /proc/uptime'; }
+    # NAME ROUNDS: thousands of emulated instructions that one takes, and stores that are judged
+    measured() {
+        "$1" # the first one is dearer
+        stores=$(word 16) began="$(uptime)"
+        for round in $(seq "$2"); do "$1" || echo failed; done
+        spent=$(echo "$began $(uptime)" | awk "{ print int(300000 * ((\$3 - \$1) - (\$4 - \$2)) / $2) }")
+        fact "$1-$when" "$spent $((($(word 16) - stores) / $2))"
+    }
+    tracepoint() {
+        for on in 1 0; do echo $on >$tracing/events/sched/sched_switch/enable; done
+    }
+    spawned() { /bin/true; }
+    costs() {
+        when=$1
+        measured rules 10
+        measured cgroups 40
+        measured tracepoint 40
+        measured spawned 100
+    }
+"""
+PATCHED_ONES = "rules cgroups tracepoint"
+MEASURED_ONES = f"{PATCHED_ONES} spawned"
+_NONE, _JUDGED = re.compile("[0-9]+ 0"), re.compile("[0-9]+ [1-9][0-9]*")
 HAND_OVER = "PYTHONPATH=/lab/agent python3 /lab/helpers/handover.py 2>&1 | tail -n 1"
 HANDED = re.compile(
     "store ran, then denied; patch ran; [0-9]{5} sites, [0-9]{1,5} frozen; [0-9]{4} pages of data; "
@@ -309,5 +337,31 @@ SCENARIOS: tuple[Scenario, ...] = (
         cpus=2,
         slow=True,
         setting=Setting(kvm="mbecguard_text=enforce", own_guest="handed-over-busy", cpu=PLAIN_CPU),
+    ),
+    Scenario(
+        "level-cost",
+        "what firewall rules, a cgroup and a tracepoint cost with and without level text, in instructions",
+        FLIPS
+        + MEASURED
+        + f"""
+        costs without
+        costs again
+        fact handed "$({HAND_OVER})"
+        costs with
+        fact bad "$(word 17)"
+        """,
+        {
+            **same(
+                " ".join(f"{name}-{when}" for name in MEASURED_ONES.split() for when in ("without", "again")), _NONE
+            ),
+            "handed": HANDED,
+            **same(" ".join(f"{name}-with" for name in PATCHED_ONES.split()), _JUDGED),
+            "spawned-with": _NONE,
+            "bad": "1",
+        },
+        userland=Userland.SYSTEMD,
+        cpus=2,
+        slow=True,
+        setting=Setting(kvm="mbecguard_text=enforce", own_guest="level-cost"),
     ),
 )
