@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from . import figure, host, plans, start
+from . import figure, growth, host, plans, start
 from .figure import Figure
 from .product import Product
 
@@ -19,6 +19,7 @@ GROUPS: dict[str, Callable[[Product], Iterator[Figure]]] = {
     "start": start.figures,
     "plans": plans.figures,
     "host": host.figures,
+    "growth": growth.figures,
 }
 
 

@@ -173,10 +173,10 @@ def private(pid: int) -> float:
     return sum(int(count) for count in re.findall(r"Private_Dirty: +(\d+) kB", lines)) / 1024
 
 
-def side_by_side(*actions: Callable[[], object]) -> list[float]:
+def side_by_side(*actions: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
     """Median seconds of CPU of each action with its children; they take turns: a busy machine slows all alike."""
     times: list[list[float]] = [[] for _ in actions]
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for spent, action in zip(times, actions, strict=True):
             begin = _cpu()
             action()

@@ -7,10 +7,12 @@ wins. The planner applies the table; nothing here decides what is kept.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from mbecguard.guest.efi import is_efi_address
@@ -94,7 +96,17 @@ class Ground:
 
     def area(self, va: int) -> VmallocArea | None:
         """The vmalloc area that holds byte address `va`, if its place is known."""
-        return next((area for area, start in self.placed if start <= va < start + area.bytes), None)
+        index = bisect_right(self._starts, va) - 1
+        area, start = self._by_place[index] if index >= 0 else (None, 0)
+        return area if area and va < start + area.bytes else None
+
+    @cached_property
+    def _by_place(self) -> list[tuple[VmallocArea, int]]:
+        return sorted(self.placed, key=itemgetter(1))
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [start for _, start in self._by_place]
 
     def shown(
         self, frames: Fact[tuple[PageRange, ...]], where: Callable[[Mapping], bool] | None = None

@@ -70,10 +70,8 @@ class PageMap(Generic[T]):
     """
 
     def __init__(self) -> None:
-        # Columns, and pages as numbers: a map is put together from thousands of ranges.
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._values: list[T] = []
+        # Start, end and value of each run. Pages as numbers: a map is put together from thousands of ranges.
+        self._runs: list[tuple[int, int, T]] = []
 
     def put(self, pages: PageRange, value: T) -> None:
         """Give all of `pages` the value; what was there before is cut away."""
@@ -81,57 +79,57 @@ class PageMap(Generic[T]):
         if start == end:
             return
         # From the first run that ends here or behind, to the last that begins before the end or there.
-        first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
-        left, right = first < last and self._starts[first] < start, first < last and self._ends[last - 1] > end
-        if left and self._values[first] == value:
-            left, start = False, self._starts[first]
-        if right and self._values[last - 1] == value:
-            right, end = False, self._ends[last - 1]
-        runs = [(start, end, value)]
-        if left:
-            runs.insert(0, (self._starts[first], start, self._values[first]))
-        if right:
-            runs.append((end, self._ends[last - 1], self._values[last - 1]))
-        self._starts[first:last], self._ends[first:last], self._values[first:last] = zip(*runs, strict=True)
+        first, last = self._index(start), self._index(end + 1)
+        if first and self._runs[first - 1][1] >= start:
+            first -= 1
+        old = self._runs[first:last]
+        left = [(low, start, was) for low, _, was in old[:1] if low < start]
+        right = [(end, high, was) for _, high, was in old[-1:] if high > end]
+        if left and left[0][2] == value:
+            start = left.pop()[0]
+        if right and right[0][2] == value:
+            end = right.pop()[1]
+        self._runs[first:last] = (*left, (start, end, value), *right)
+
+    def _index(self, page: int) -> int:
+        """That of the first run that begins at a page or behind it."""
+        return bisect_left(self._runs, (page,))
 
     def at(self, page: int) -> T | None:
         """The value of one page, None if it has none."""
-        index = bisect_right(self._starts, page) - 1
-        return self._values[index] if index >= 0 and page < self._ends[index] else None
+        return next((value for _, value in self.within(PageRange(page, page + 1))), None) if page >= 0 else None
 
     def within(self, pages: PageRange) -> Iterator[tuple[PageRange, T | None]]:
         """Tile `pages` exactly: runs clipped to it, with None for the gaps between them."""
         position, end = pages.start, pages.end
         if position == end:
             return
-        for index in range(bisect_right(self._ends, position), bisect_left(self._starts, end)):
-            start = max(self._starts[index], position)
-            if start > position:
-                yield PageRange(position, start), None
-            position = min(self._ends[index], end)
-            yield PageRange(start, position), self._values[index]
+        first = max(self._index(position + 1) - 1, 0)
+        for low, high, value in self._runs[first : self._index(end)]:
+            if low > position:
+                yield PageRange(position, low), None
+                position = low
+            if high > position:
+                yield PageRange(position, min(high, end)), value
+                position = high
         if position < end:
             yield PageRange(position, end), None
 
     def __iter__(self) -> Iterator[tuple[PageRange, T]]:
-        return zip(map(PageRange, self._starts, self._ends), self._values, strict=True)
+        return ((PageRange(start, end), value) for start, end, value in self._runs)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._runs)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PageMap) and self._columns == other._columns
+        return isinstance(other, PageMap) and self._runs == other._runs
 
     __hash__ = None  # type: ignore[assignment]
-
-    @property
-    def _columns(self) -> tuple[list[int], list[int], list[T]]:
-        return self._starts, self._ends, self._values
 
     def copy(self) -> PageMap[T]:
         """An independent map with the same runs."""
         other: PageMap[T] = PageMap()
-        other._starts, other._ends, other._values = self._starts.copy(), self._ends.copy(), self._values.copy()
+        other._runs = self._runs.copy()
         return other
 
 
