@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from mbecguard.guest.images import contents
 from mbecguard.guest.kcore import KernelMemory
 from mbecguard.guest.procfs import Kallsyms
 from mbecguard.guest.source import Contents, Guest
 from mbecguard.guest.tree import Tree
+from mbecguard.image.cache import SectionCache
 from mbecguard.text import stored
 from mbecguard.text.look import TextLook, look
 from mbecguard.text.reference import Reference
@@ -213,6 +215,36 @@ def test_a_kernel_without_its_file(root: Path) -> None:
     (root / "boot/vmlinuz").write_bytes(made.kernel({".notes": notes(bytes(20))}))
     with pytest.raises(UserError, match="build-id"):
         looked(root)
+
+
+@pytest.fixture
+def surveyed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache in which a survey has left what the files say; from now on files cannot be told from what they were."""
+    monkeypatch.setattr("mbecguard.image.cache.stamp", lambda _file: "the same")
+    sections = SectionCache(tmp_path / "cache", BUILD_ID.hex())
+    sections.kernel_file(root / "boot/vmlinuz", contents)
+    sections.module_file(next(root.rglob("toy_net.ko")), contents)
+    sections.save()
+    return tmp_path / "cache"
+
+
+def test_files_that_a_survey_has_read_are_read_once(
+    root: Path, surveyed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbecguard.guest.images.contents", lambda _file: pytest.fail("read twice"))
+    assert not looked(root, cache=surveyed).spots
+
+
+def test_a_module_that_is_not_what_a_survey_has_read(root: Path, surveyed: Path) -> None:
+    next(root.rglob("toy_net.ko")).write_bytes(made.module({".note.gnu.build-id": note(b"GNU", 3, bytes(20))}))
+    (problem,) = looked(root, cache=surveyed).problems
+    assert "build-id" in problem
+
+
+def test_a_kernel_that_is_not_what_a_survey_has_read(root: Path, surveyed: Path) -> None:
+    (root / "boot/vmlinuz").write_bytes(made.kernel({".notes": notes(bytes(20))}))
+    with pytest.raises(UserError, match="was changed while it was read"):
+        looked(root, cache=surveyed)
 
 
 def test_a_module_that_goes_while_it_is_looked_at(root: Path) -> None:

@@ -120,7 +120,8 @@ def _looking(
         die("call depth tracking (retbleed=stuff) patches every call", "such text is not compared")
     note("text")
     with guest.memory.contents() as memory:
-        looker = _Looker(guest, kallsyms, memory, TextCache(cache_dir), Accepted.at(cache_dir), note, sleep)
+        sections = SectionCache(cache_dir, notes_build_id(guest.tree.data("sys/kernel/notes") or b""))
+        looker = _Looker(guest, kallsyms, memory, sections, TextCache(cache_dir), Accepted.at(cache_dir), note, sleep)
         yield looker
         looker.accepted.save()
 
@@ -130,6 +131,7 @@ class _Looker:
     guest: Guest
     kallsyms: Kallsyms
     memory: Contents
+    sections: SectionCache  #: what a survey may have read: then a file is expanded once, for its text
     cache: TextCache
     accepted: Accepted
     note: Note
@@ -155,7 +157,7 @@ class _Looker:
     @cached_property
     def images(self) -> Images:
         """The files of the kernel, and of the modules that are loaded at first."""
-        return Images(self.guest, SectionCache(None, ""), set(self.loaded))
+        return Images(self.guest, self.sections, set(self.loaded))
 
     @cached_property
     def loaded(self) -> dict[str, LoadedModule]:
@@ -185,14 +187,17 @@ class _Looker:
 
     def kernel(self) -> None:
         """Compare the kernel."""
-        build_id = notes_build_id(self.guest.tree.data("sys/kernel/notes") or b"")
+        build_id = self.sections.build_id
 
         def read() -> Reference:
             self.note("kernel image")
             file = self.images.kernel(build_id)
             if file.file is None or file.image is None or file.image.build_id != build_id:
                 die(file.problem or "no file has the build-id of the running kernel", file.hint)
-            return read_kernel_text(file.file.read_bytes(), file.file.name, self.symbols.all(), self._text_va)
+            text = read_kernel_text(file.file.read_bytes(), file.file.name, self.symbols.all(), self._text_va)
+            if text.build_id != build_id:
+                die(f"{file.file} was changed while it was read", "try again")
+            return text
 
         reference = self.cache.get(build_id, read)
         moved = self._text_va - reference.pieces[0].va
@@ -211,9 +216,10 @@ class _Looker:
             file = self.images.module(name, build_id)
             if file.file is None or file.image is None:
                 die(file.problem, file.hint)
-            if build_id and file.image.build_id not in ("", build_id):
+            text = read_module_text(file.file.read_bytes(), file.file.name)
+            if build_id and text.build_id not in ("", build_id):
                 die("no file of it has the build-id that is loaded", "install the file that was loaded")
-            return read_module_text(file.file.read_bytes(), file.file.name)
+            return text
 
         reference = self.cache.get(build_id, read)
         addresses = [self._section(name, piece.name) for piece in reference.pieces]
