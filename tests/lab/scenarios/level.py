@@ -213,8 +213,10 @@ MEASURED = r"""
         measured spawned 100
     }
 """
-PATCHED_ONES = "rules cgroups tracepoint"
-MEASURED_ONES = f"{PATCHED_ONES} spawned"
+PATCHED_ONES = "rules tracepoint"
+#: Limits of a cgroup have keys switched once: a second cgroup finds them as they are.
+MEASURED_ONES = f"{PATCHED_ONES} cgroups spawned"
+WHEN = "without again with later"
 _NONE, _JUDGED = re.compile("[0-9]+ 0"), re.compile("[0-9]+ [1-9][0-9]*")
 HAND_OVER = "PYTHONPATH=/lab/agent python3 /lab/helpers/handover.py 2>&1 | tail -n 1"
 HANDED = re.compile(
@@ -348,15 +350,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         costs again
         fact handed "$({HAND_OVER})"
         costs with
+        costs later
         fact bad "$(word 17)"
         """,
         {
-            **same(
-                " ".join(f"{name}-{when}" for name in MEASURED_ONES.split() for when in ("without", "again")), _NONE
-            ),
+            **{f"{name}-{when}": _NONE for name in MEASURED_ONES.split() for when in WHEN.split()},
             "handed": HANDED,
-            **same(" ".join(f"{name}-with" for name in PATCHED_ONES.split()), _JUDGED),
-            "spawned-with": _NONE,
+            **{f"{name}-{when}": _JUDGED for name in PATCHED_ONES.split() for when in ("with", "later")},
             "bad": "1",
         },
         userland=Userland.SYSTEMD,
