@@ -14,9 +14,9 @@ from mbecguard.text.forms import Targets
 
 #: What a patched function entry may call: arch/x86/kernel/ftrace_64.S, arch/x86/kernel/fentry.S.
 _TRACERS = ("ftrace_caller", "ftrace_regs_caller", "__fentry__")
-_TRACER_TAG, _BPF_TAG, _BPF_TRAMPOLINE = b"__builtin__ftrace", b"bpf", b"bpf_trampoline_"
-_SLOTS = b"__builtin__kprobes"
-_MADE = frozenset((_TRACER_TAG, _BPF_TAG, _SLOTS))
+_TRACER_TAG, _BPF_TAG, _BPF_TRAMPOLINE = "__builtin__ftrace", "bpf", "bpf_trampoline_"
+_SLOTS = "__builtin__kprobes"
+_NAME = 19  #: where a name begins in a line, see `Kallsyms.lines`
 _LOWER = ord("a")
 #: arch/x86/lib/retpoline.S: __x86_return_thunk, its_return_thunk, srso_return_thunk and others.
 _RETURN_THUNK = b"return_thunk"
@@ -31,26 +31,24 @@ class Symbols:
 
     kallsyms: Kallsyms
     public: Mapping[bytes, bytes]  #: of the kernel proper, those with a capital letter
-    tagged: Mapping[tuple[bytes, bytes], bytes]  #: by module and name
+    tagged: Mapping[bytes, bytes]  #: by the end of the line: name, tab, tag in brackets
     functions: frozenset[bytes]  #: where code begins that has a name
     exporters: Mapping[bytes, bytes]  #: which module exports a name
-    made: tuple[tuple[bytes, bytes, bytes], ...]  #: code that the kernel makes: digits, name, tag; many share a name
 
     @classmethod
     def of(cls, kallsyms: Kallsyms) -> Symbols:
         """Sort all of them once."""
         own, others = kallsyms.lines()
-        tagged = [(line[:16], *line[19:].rstrip(b"]").split(b"\t[", 1)) for line in others]
+        exports = [line[_NAME:-1].partition(b"\t[") for line in others if line.startswith(_EXPORTED, _NAME)]
         return cls(
             kallsyms,
-            {line[19:]: line[:16] for line in own if line[17] < _LOWER},
-            {(tag, name): digits for digits, name, tag in tagged},
+            {line[_NAME:]: line[:16] for line in own if line[17] < _LOWER},
+            {line[_NAME:]: line[:16] for line in others},
             frozenset(
                 [line[:16] for line in (*own, *others) if line[17] in CODE]
-                + [b"%016x" % va for va in entries(kallsyms.tagged("bpf"))]
+                + [b"%016x" % va for va in entries(kallsyms.tagged(_BPF_TAG))]
             ),
-            {name[len(_EXPORTED) :]: tag for _, name, tag in tagged if name.startswith(_EXPORTED)},
-            tuple((digits, name, tag) for digits, name, tag in tagged if tag in _MADE),
+            {name[len(_EXPORTED) :]: tag for name, _, tag in exports},
         )
 
     def address(self, name: str) -> int | None:
@@ -59,7 +57,10 @@ class Symbols:
 
     def of_module(self, module: str, name: str) -> int | None:
         """Of a symbol of a module."""
-        return _number(self.tagged.get((module.encode(), name.encode())))
+        return _number(self._of_module(module.encode(), name.encode()))
+
+    def _of_module(self, module: bytes, name: bytes) -> bytes | None:
+        return self.tagged.get(b"%s\t[%s]" % (name, module))
 
     def all(self) -> dict[str, int]:
         """Every symbol of the kernel proper."""
@@ -71,24 +72,21 @@ class Symbols:
         found = {}
         for name in names:
             key = name.encode()
-            digits = self.public.get(key) or self.tagged.get((self.exporters.get(key, b""), key))
+            digits = self.public.get(key) or self._of_module(self.exporters.get(key, b""), key)
             if digits:
                 found[name] = int(digits, 16)
         return found
 
     def slots(self) -> frozenset[int]:
         """Pages of optimised kprobes."""
-        return frozenset(int(digits, 16) for digits, _, tag in self.made if tag == _SLOTS)
+        return frozenset(symbol.va for symbol in self.kallsyms.tagged(_SLOTS))
 
     def _tracers(self) -> frozenset[int]:
         """Trampolines of ftrace, of BPF, and the kernel's own."""
-        made = (
-            digits
-            for digits, name, tag in self.made
-            if tag == _TRACER_TAG or (tag == _BPF_TAG and name.startswith(_BPF_TRAMPOLINE))
-        )
+        trampolines = (one for one in self.kallsyms.tagged(_BPF_TAG) if one.name.startswith(_BPF_TRAMPOLINE))
+        made = (one.va for one in (*self.kallsyms.tagged(_TRACER_TAG), *trampolines))
         own = (va for name in _TRACERS if (va := self.address(name)))
-        return frozenset((*(int(digits, 16) for digits in made), *own))
+        return frozenset((*made, *own))
 
     def _thunks(self) -> frozenset[int]:
         return frozenset(int(digits, 16) for name, digits in self.public.items() if name.endswith(_RETURN_THUNK))
