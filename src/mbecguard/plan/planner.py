@@ -45,7 +45,9 @@ class Attribution:
 
     policy: Policy  #: with nothing left open
     plan: Plan  #: to be sealed
-    roomy: Plan  #: to be applied until then: free space stays as well, for code that is made meanwhile
+    #: To be applied until then: free space stays as well, for code that is made meanwhile. Nobody records it: if it is
+    #: another plan, it has no digest.
+    roomy: Plan
     unexplained: tuple[Unexplained, ...]
 
 
@@ -202,11 +204,11 @@ class _Engine:
         dropped = (self._free_space(kind) for kind in CodeKind if self._policy.drops_free(kind))
         roomy, free = self._plan(self._runs), PageSet(run for runs in dropped for run in runs)
         if not free:
-            return (self._told(roomy),) * 2
+            return (self._named(roomy),) * 2
         tight = self._plan([(part, why) for run, why in self._runs for part in free.gaps(run)])
         mixed = {"mixed": tight.totals.mixed_2m, "roomy": roomy.totals.mixed_2m}
         self._findings.append(finding("free-space-dropped", pages=free.pages, **mixed))
-        return self._told(tight), self._told(roomy)
+        return self._named(tight), self._told(roomy)
 
     @cached_property
     def _runs(self) -> tuple[tuple[PageRange, _Reason], ...]:
@@ -228,8 +230,11 @@ class _Engine:
         )
 
     def _told(self, plan: Plan) -> Plan:
-        plan = plan._replace(findings=tuple(sorted({*self._findings}, key=_order)))
-        return plan._replace(digest=digest_of(plan))
+        return plan._replace(findings=tuple(sorted({*self._findings}, key=_order)))
+
+    def _named(self, plan: Plan) -> Plan:
+        told = self._told(plan)
+        return told._replace(digest=digest_of(told))
 
     def _free_space(self, kind: CodeKind) -> PageSet:
         """Kept frames of a kind that nobody uses: what has no owner in a block, whatever it holds; else int3 alone."""

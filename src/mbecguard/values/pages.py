@@ -206,6 +206,6 @@ class PageSet:
         filled: dict[int, int] = {}
         for item in self:
             for index in {item.start // region, (item.end - 1) // region}:
-                overlap = item & PageRange(index * region, (index + 1) * region)
-                filled[index] = filled.get(index, 0) + len(overlap)
+                overlap = min(item.end, (index + 1) * region) - max(item.start, index * region)
+                filled[index] = filled.get(index, 0) + overlap
         return sum(count < region for count in filled.values())
