@@ -35,6 +35,8 @@ def figures(product: Product) -> Iterator[Figure]:
     imports = product.starts(product.imports(*words))
     warm, start = side_by_side(plan, lambda: subprocess.run(imports, check=True))
     yield Figure("warm plan / (interpreter + what it imports)", warm / start, goal=1.5)
+    yield Figure("warm plan", product.instructions(*words), "M instructions")
+    yield Figure("interpreter + what a warm plan imports", instructions(imports), "M instructions")
     lock = ("lock", *product.guest, *product.cache, "--host", "simulator", "--state-dir", str(product.scratch / "once"))
     yield Figure("lock on the simulator, warm", product.instructions(*lock), "M instructions", 3000)
     if product.image:

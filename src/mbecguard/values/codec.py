@@ -162,12 +162,12 @@ def canonical(data: object) -> bytes:
 
 
 def laid_out(data: object, margin: str = "\n") -> str:
-    """JSON for people as well, one value a line: what `json.dumps(data, indent=1)` makes, which takes twice as long."""
+    """What `encode` made, as JSON with one value a line: as `json.dumps(data, indent=1)`, in half the time."""
     inner = f"{margin} "
     if isinstance(data, dict) and data:
         items = [f"{_scalar(key)}: {laid_out(value, inner)}" for key, value in data.items()]
         return f"{{{inner}{f',{inner}'.join(items)}{margin}}}"
-    if isinstance(data, list | tuple) and data:
+    if isinstance(data, list) and data:
         return f"[{inner}{f',{inner}'.join([laid_out(item, inner) for item in data])}{margin}]"
     return _scalar(data)
 
