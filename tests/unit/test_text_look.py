@@ -23,7 +23,7 @@ from mbecguard.image.cache import SectionCache
 from mbecguard.text import stored
 from mbecguard.text.look import TextLook, look
 from mbecguard.text.reference import Reference
-from mbecguard.text.stored import Accepted, TextCache, load, packed
+from mbecguard.text.stored import Accepted, TextCache, digest_of, load, packed
 from mbecguard.values.errors import UserError
 from tests import textmaker as made
 from tests.elfmaker import BUILD_ID, TEXT_VA, note, notes
@@ -337,16 +337,24 @@ def test_a_change_after_a_clean_look_is_found_and_not_accepted(root: Path, tmp_p
     assert not looked(root, cache=tmp_path).spots
 
 
+def test_a_change_that_comes_as_another_goes_is_not_accepted(root: Path, tmp_path: Path) -> None:
+    """One of both is taken for a patch under way; what was there last is found by the next look."""
+    first, then = live((made.FUNCTION, b"\xf4")), live((made.FUNCTION + 3, b"\xf4"))
+    modules = {MODULE: module_text()}
+    assert not looked(root, memory=Memory({BASE: first, **modules}, {BASE: then}), cache=tmp_path).spots
+    assert looked(root, memory=Memory({BASE: then, **modules}), cache=tmp_path).spots
+
+
 def test_nothing_is_accepted_for_another_boot_or_by_others(root: Path, tmp_path: Path) -> None:
     looked(root, cache=tmp_path)
     accepted = tmp_path / "accepted.json"
     memory = Memory({BASE: live(), MODULE: module_text()})
     place = json.dumps(["", BUILD_ID.hex(), BASE, made.REPLACEMENT + MOVED])
     found = live() + bytes(8)
-    assert Accepted(accepted).has("kernel", place, found)
-    assert not Accepted(accepted).has("kernel", place.replace('""', '"other"'), found)
+    assert Accepted(accepted).has("kernel", digest_of(place, found))
+    assert not Accepted(accepted).has("kernel", digest_of(place.replace('""', '"other"'), found))
     accepted.chmod(0o666)
-    assert not Accepted(accepted).has("kernel", place, found)
+    assert not Accepted(accepted).has("kernel", digest_of(place, found))
     accepted.write_text("{")
     accepted.chmod(0o600)
     assert not looked(root, memory=memory, cache=tmp_path).spots

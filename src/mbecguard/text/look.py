@@ -25,7 +25,7 @@ from mbecguard.text.kernel import read_kernel_text
 from mbecguard.text.module import read_module_text
 from mbecguard.text.reference import Reference
 from mbecguard.text.reference import Symbol as Needed
-from mbecguard.text.stored import Accepted, TextCache
+from mbecguard.text.stored import Accepted, TextCache, digest_of
 from mbecguard.text.symbols import Symbols
 from mbecguard.values.errors import UserError, die
 from mbecguard.values.facts import known
@@ -251,7 +251,9 @@ class _Looker:
         self.found.bytes += sum(piece.bytes for piece in reference.pieces if piece.kept)
         self.found.sites += sum(len(sites.where) for sites in reference.sites)
         place = json.dumps([self.guest.boot_id, reference.build_id, *addresses])
-        if self.accepted.has(owner, place, self._read(owner, reference, addresses)):
+        memory = self._read(owner, reference, addresses)
+        seen = digest_of(place, memory)
+        if self.accepted.has(owner, seen):
             self.placed[owner] = Placed(reference, tuple(addresses))
             return
         expected = relocated(reference, addresses, values())
@@ -259,7 +261,7 @@ class _Looker:
         for turn in range(LOOKS):
             if turn:
                 self.sleep(PAUSE)
-            memory = self._read(owner, reference, addresses)
+                memory = self._read(owner, reference, addresses)
             blob = self.probes.taken_away(memory, expected.blob, reference, addresses)
             text = Text(reference, expected, tuple(addresses), blob)
             now = {change.place: change for change in changes(text, self.targets)}
@@ -268,8 +270,8 @@ class _Looker:
                 break
         if not lasting:
             self.placed[owner] = Placed(reference, tuple(addresses))
-        if not lasting and not expected.untold:
-            self.accepted.add(owner, place, memory)
+        if not now and not expected.untold:
+            self.accepted.add(owner, digest_of(place, memory) if turn else seen)
         self.found.untold += sum(length for _, length in expected.untold)
         self.found.spots += self._spots(owner, text, (lasting or {}).values())
 

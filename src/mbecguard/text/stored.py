@@ -65,14 +65,14 @@ class Accepted:
         """Those of a cache; none are remembered if `folder` is None."""
         return cls(folder / "accepted.json" if folder else None)
 
-    def has(self, owner: str, place: str, found: bytes) -> bool:
-        """Whether the text of an owner was accepted with these bytes there."""
-        return self._path is not None and self._known.get(owner) == _digest(place, found)
+    def has(self, owner: str, digest: str) -> bool:
+        """Whether the text of an owner was accepted with what has that digest, see `digest_of`."""
+        return self._known.get(owner) == digest
 
-    def add(self, owner: str, place: str, found: bytes) -> None:
+    def add(self, owner: str, digest: str) -> None:
         """It is accepted."""
         if self._path:
-            self._known[owner], self._learnt = _digest(place, found), True
+            self._known[owner], self._learnt = digest, True
 
     def save(self) -> None:
         """Keep what was learnt; a folder that cannot be written is no fault."""
@@ -81,7 +81,8 @@ class Accepted:
                 replace_own(self._path, json.dumps(self._known).encode())
 
 
-def _digest(place: str, found: bytes) -> str:
+def digest_of(place: str, found: bytes) -> str:
+    """Of text, and of where it is."""
     sha = hashlib.sha256(f"{SCHEMA} {__version__} {place}\n".encode())
     sha.update(found)
     return sha.hexdigest()
