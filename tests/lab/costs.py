@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host pays, in instructions of the emulated machine: for one request, by the guest's memory; and for a guest
-that asks for nothing, with stock KVM, with ours off, and with ours ready to enforce. One boot of Bochs answers both.
+"""What is paid, in instructions of the emulated machine. One boot of Bochs answers what hosts pay: for one request, by
+the guest's memory; for a guest that asks for nothing, with stock KVM, with ours off, and with ours ready to enforce.
+Another one answers what a guest pays that is locked at boot.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mbecguard.values.errors import Exit, UserError
 from tests.corpus.cache import say
 
 from . import verdict
-from .layers import GUEST_SUITES, HOST_SERIES, HOST_SUITES, Host, Stack
+from .layers import GUEST_SUITES, HOST_SERIES, HOST_SUITES, Host, Stack, Userland
 from .run import run
 from .scenarios import find
 from .scenarios.costs import BOOTS, KVMS, SIZES
@@ -26,6 +28,8 @@ from .verdict import Outcome, Told
 RATE = 300e6
 #: Of the dearest request to the cheapest one; of a boot with our KVM to one with stock KVM.
 REQUEST_RATIO, BOOT_RATIO = 1.2, 1.03
+#: Of the work of a sealed guest to that of an open one; and how often an idle one may exit more, in a minute.
+WORK_RATIO, IDLE_EXITS = 1.03, 200
 
 Facts = Mapping[str, str]
 
@@ -51,6 +55,46 @@ def _busy(start: str, end: str) -> float:
     """Instructions between two readings of /proc/uptime: seconds, and those that the one CPU was idle."""
     (from_up, from_idle), (to_up, to_idle) = (map(float, text.split()) for text in (start, end))
     return RATE * ((to_up - from_up) - (to_idle - from_idle))
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One boot of the scenario `life`; instructions are those of guest and host, idle ones not counted."""
+
+    boot: float  #: until nothing was left to start
+    lock: float  #: of these, what the service took, with what shim and host did for it
+    idle_exits: int  #: of a minute
+    work: float  #: instructions
+    work_exits: int
+
+
+def lives(facts: Facts) -> dict[str, Life]:
+    """The facts of `life`, all there."""
+    return {name: _life(facts, stage) for stage, name in enumerate(("without", "first", "later", "text-log"), 2)}
+
+
+def _life(facts: Facts, stage: int) -> Life:
+    up, idle, later_up, later_idle = facts[f"worked-{stage}"].split()
+    lock = facts[f"lock-{stage}"]
+    return Life(
+        _busy("0 0", facts[f"settled-{stage}"]),
+        int(lock) * RATE / 1e9 if lock.isdigit() else 0.0,
+        int(facts[f"idle-exits-{stage}"]),
+        _busy(f"{up} {idle}", f"{later_up} {later_idle}"),
+        int(facts[f"work-exits-{stage}"]),
+    )
+
+
+def life_problems(rows: Mapping[str, Life]) -> list[str]:
+    """A boot of `lives` -> what it cost."""
+    without = rows["without"]
+    problems = []
+    for name, row in rows.items():
+        if row.work > WORK_RATIO * without.work:
+            problems.append(f"{name}: its work costs {row.work / without.work:.3f} times that of an open guest")
+        if row.idle_exits > without.idle_exits + IDLE_EXITS:
+            problems.append(f"{name}: idle, it exits {row.idle_exits} times a minute, an open one {without.idle_exits}")
+    return problems
 
 
 def memory_problems(costs: Mapping[int, int]) -> list[str]:
@@ -91,21 +135,52 @@ def _boots(told: Told) -> list[str]:
     return boot_problems(rows)
 
 
+def _lives(told: Told) -> list[str]:
+    facts = dict(told.facts["life"])
+    rows = lives(facts)
+    print(f"{'service':10}{'boot':>10}{'lock':>10}{'idle exits':>12}{'work':>10}{'ratio':>8}{'its exits':>11}")
+    for name, row in rows.items():
+        print(
+            f"{name:10}{row.boot / 1e6:8.0f} M{row.lock / 1e6:8.0f} M{row.idle_exits:12}{row.work / 1e6:8.0f} M"
+            f"{row.work / rows['without'].work:8.3f}{row.work_exits:11}"
+        )
+    print(f"parts of a lock, in millions: {facts['parts']}")
+    return life_problems(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What one boot of Bochs is asked for."""
+
+    scenarios: tuple[str, ...]
+    show: Callable[[Told], list[str]]  #: prints it; the problems found
+    userland: Userland = Userland.MINIMAL
+
+
 TABLES = {
-    "memory": ([f"memory-{mib}" for mib in SIZES], _memory),
-    "boot": ([f"boot-{name}" for name in KVMS], _boots),
+    "memory": Table(tuple(f"memory-{mib}" for mib in SIZES), _memory),
+    "boot": Table(tuple(f"boot-{name}" for name in KVMS), _boots),
+    "life": Table(("life",), _lives, Userland.INSTALLED),
 }
 
 
-def _measure(stack: Stack, tables: list[str], limit: float) -> list[str]:
-    """The problems found, after the tables are printed."""
-    scenarios = find([name for table in tables for name in TABLES[table][0]], stack.host, stack.cpus)
+def _measure(stack: Stack, tables: list[Table], limit: float) -> list[str]:
+    """The problems found, after the tables are printed: one boot for those of one user space."""
+    problems = []
+    for userland in Userland:
+        if wanted := [table for table in tables if table.userland is userland]:
+            problems += _boot(dataclasses.replace(stack, userland=userland), wanted, limit)
+    return problems
+
+
+def _boot(stack: Stack, tables: list[Table], limit: float) -> list[str]:
+    scenarios = find([name for table in tables for name in table.scenarios], stack.host, stack.cpus, stack.userland)
     told = verdict.read(run(stack, scenarios, limit).verdict)
     judgements = [verdict.judge(row.name, row.expected_on(stack.host), told) for row in scenarios]
     bad = [row for row in judgements if row.outcome is not Outcome.PASSED]
     if bad:
         return [f"{row.scenario}: {'; '.join((row.outcome.value, *row.problems))}" for row in bad]
-    return [problem for table in tables for problem in TABLES[table][1](told)]
+    return [problem for table in tables for problem in table.show(told)]
 
 
 def main() -> int:
@@ -113,11 +188,11 @@ def main() -> int:
     # A terminated lab ends its emulator: SystemExit runs the clean-up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.ERROR))
     parser = argparse.ArgumentParser("python -m tests.lab.costs", description=__doc__)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{' or '.join(TABLES)} (default: both)")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)} (default: all)")
     parser.add_argument("--kernel", choices=GUEST_SUITES, default="6.12", help="the guest's (default 6.12)")
     parser.add_argument("--host-kernel", choices=HOST_SUITES, default=HOST_SERIES, help=f"(default {HOST_SERIES})")
     parser.add_argument("--cpus", type=int, default=1, help="of the guest (default 1)")
-    parser.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="for the boot (default 900)")
+    parser.add_argument("--limit", type=float, default=2700, metavar="SECONDS", help="for a boot (default 2700)")
     parser.add_argument("--modules", type=Path, metavar="FOLDER", help="our KVM's, if not from the cache")
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
@@ -126,7 +201,7 @@ def main() -> int:
         stack = Stack(
             options.kernel, Host.OURS, options.cpus, kvm_folder=options.modules, host_kernel=options.host_kernel
         )
-        problems = _measure(stack, options.tables or list(TABLES), options.limit)
+        problems = _measure(stack, [TABLES[name] for name in options.tables or TABLES], options.limit)
     except UserError as error:
         print(f"error: {error.message}\n  hint: {error.hint}", file=sys.stderr)
         return error.status

@@ -11,12 +11,13 @@ import pytest
 from mbecguard.values.errors import Exit
 from tests.lab import bochs, costs, hostimage
 from tests.lab.bochs import Run
-from tests.lab.costs import Boots, boot_problems, boots, memory_problems
+from tests.lab.costs import Boots, Life, boot_problems, boots, life_problems, lives, memory_problems
 from tests.lab.layers import Kvm, Stack
 from tests.lab.scenarios import SCENARIOS, Scenario, Setting
 from tests.lab.scenarios.costs import BOOTS, KVMS, SIZES
 
 STOCK = Boots(1e9, 5e8, 1000, 100)
+OPEN = Life(1e9, 0, 1000, 1e9, 5000)
 
 
 def test_the_rate_is_the_machines() -> None:
@@ -53,11 +54,34 @@ def test_our_kvm_costs_what_stock_kvm_does(row: Boots, named: list[str]) -> None
     assert all(f"unused KVM: {what} " in problem for what, problem in zip(named, problems, strict=True))
 
 
+def test_a_life_is_what_guest_and_host_did_in_it() -> None:
+    facts: dict[str, str] = {}
+    for stage, lock in ((2, "[not set]"), (3, "2000000000"), (4, "1000000000"), (5, "1000000000")):
+        facts |= {f"settled-{stage}": "10.00 4.00", f"lock-{stage}": lock, f"idle-exits-{stage}": "7"}
+        facts |= {f"worked-{stage}": "20.00 5.00 30.00 6.50", f"work-exits-{stage}": "9"}
+    row = Life(6 * costs.RATE, 0, 7, 8.5 * costs.RATE, 9)
+    first, later = replace(row, lock=2 * costs.RATE), replace(row, lock=costs.RATE)
+    assert lives(facts) == {"without": row, "first": first, "later": later, "text-log": later}
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        (replace(OPEN, work=1.02e9, idle_exits=1200, lock=1e9), []),
+        (replace(OPEN, work=1.04e9), ["later: its work "]),
+        (replace(OPEN, idle_exits=1201), ["later: idle, "]),
+    ],
+)
+def test_a_seal_costs_nothing_afterwards(row: Life, named: list[str]) -> None:
+    problems = life_problems({"without": OPEN, "first": OPEN, "later": row})
+    assert [problem.startswith(name) for problem, name in zip(problems, named, strict=True)] == [True] * len(named)
+
+
 def test_tables_are_made_of_scenarios() -> None:
     slow = {scenario.name for scenario in SCENARIOS if scenario.slow}
-    assert {name for names, _ in costs.TABLES.values() for name in names} <= slow
-    assert len(costs.TABLES["memory"][0]) == len(SIZES)
-    assert len(costs.TABLES["boot"][0]) == len(KVMS)
+    assert {name for table in costs.TABLES.values() for name in table.scenarios} <= slow
+    assert len(costs.TABLES["memory"].scenarios) == len(SIZES)
+    assert len(costs.TABLES["boot"].scenarios) == len(KVMS)
 
 
 @pytest.mark.parametrize("text", ["", '{"scenario":"memory-256","stage":1}\n{"scenario":"memory-256","end":"ok"}\n'])

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host pays: for one large request, by the guest's memory; for a guest that never asks, by the host's KVM."""
+"""What the host pays: for one large request, by the guest's memory; for a guest that never asks, by the host's KVM.
+
+And what a guest pays that is locked at boot: until nothing is left to start, idle, and at work.
+"""
 
 from __future__ import annotations
 
 import re
 
-from ..layers import SPARSE_MIB
+from ..layers import SPARSE_MIB, Userland
 from ..verdict import Expected
-from .scenario import DENIED, ENOSYS, Scenario, Setting
+from .scenario import DENIED, ENOSYS, Scenario, Setting, alone, same, staged
 
 SIZES = (256, 1024, 65536)  #: MiB
 KVMS = {
@@ -71,6 +74,65 @@ UNUSED = f"""
     fi
     """
 
+# A guest's clock is the machine's: with one processor, what its kernel does not call idle is what has been executed
+# for it, by itself and by its host.
+LIVED = """
+    fact system-$stage "$(systemctl is-system-running --wait || true)"
+    fact settled-$stage "$(cat /proc/uptime)"
+    fact state-$stage "$(agent status --json) $(guarded sealed)"
+    fact lock-$stage "$(systemctl show -P CPUUsageNSec mbecguard-lock.service)"
+    exits=$(counted exits)
+    sleep 60
+    fact idle-exits-$stage $(($(counted exits) - exits))
+    work() {
+        for i in $(seq 100); do /bin/true || return 1; done
+        for i in $(seq 10); do mount -t tmpfs none /mnt && echo x >/mnt/x && umount /mnt || return 1; done
+        systemd-run --wait --pipe -q -p DynamicUser=yes /bin/true || return 1
+        python3 /lab/helpers/network.py && sha256sum /usr/bin/[a-p]* && sync
+    }
+    works work >/dev/null
+    exits=$(counted exits)
+    before=$(cat /proc/uptime)
+    fact work-$stage "$(works work)"
+    after=$(cat /proc/uptime)
+    fact work-exits-$stage $(($(counted exits) - exits))
+    fact worked-$stage "$before $after"
+    """
+LIFE = alone(
+    "life",
+    "a guest's boots, an idle minute and a piece of work: without the service, twice with it, at level text-log",
+    staged(
+        """
+        enlist
+        # shellcheck disable=SC2086
+        systemctl -q disable $SERVICE
+        """,
+        f"""
+        {LIVED}
+        # shellcheck disable=SC2086
+        systemctl -q enable $SERVICE
+        """,
+        LIVED,
+        f"""
+        {LIVED}
+        printf '[policy]\\nlevel = "text-log"\\n' >/etc/mbecguard/mbecguard.toml.d/30-level.toml
+        """,
+        f"""
+        {LIVED}
+        PYTHONPATH=/usr/share/mbecguard python3 /lab/helpers/costs.py >/run/costs
+        fact parts "$(tr '\\n' ' ' </run/costs)"
+        """,
+    ),
+    {
+        **same("system-2 system-3 system-4 system-5", "running"),
+        **same("work-2 work-3 work-4 work-5", "done"),
+        "state-2": "6 0",
+        **same("state-3 state-4 state-5", "0 1"),
+        "parts": re.compile("agent-survey-and-plan .*shim-walk .*shim-and-host-query .*shim-and-host-.*-ranges .*"),
+    },
+    Userland.INSTALLED,
+)
+
 
 def _memory(mib: int) -> Scenario:
     # What would lie in the hole below 4 GiB comes behind it.
@@ -105,4 +167,5 @@ def _unused(name: str, setting: Setting, mode: str) -> Scenario:
 SCENARIOS: tuple[Scenario, ...] = (
     *(_memory(mib) for mib in SIZES),
     *(_unused(name, setting, mode) for name, (setting, mode) in KVMS.items()),
+    LIFE,
 )
