@@ -203,10 +203,16 @@ SCENARIOS: tuple[Scenario, ...] = (
         sleep 2
         rounds=$(grep -c x /run/rounds)
         dmesg -c >/dev/null
+        chunks=$(((end >> 21) - (pa >> 21)))
+        look() { for i in $(seq 0 $chunks); do t peek $((pa + (i << 21))); done >/dev/null; }
+        look
+        before=$(counted pages_2m)
         text_head "$pa" $(((end + 4095) & ~4095)) 0
         fact add "$(send_text)"
         sleep 3
         fact patched "$([ "$(word 17)" -gt 1000 ] && echo yes)"
+        look
+        fact large "$([ $(($(counted pages_2m) - before + chunks)) -gt 2 ] && echo yes)"
         monitor 'migrate_set_parameter max-bandwidth 20k'
         monitor 'migrate -d "exec:cat >/dev/null"'
         sleep 4
@@ -225,7 +231,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         """,
         {
             "add": "0",
-            **same("patched logged", "yes"),
+            **same("patched large logged", "yes"),
             "rounds": "more",
             "foreign": "0",
             "chunks": re.compile("[1-9] *"),
