@@ -113,7 +113,7 @@ lab-full: setup-lab $(KVM)
 	$(LAB) --guest systemd --host-kernel 6.12 --cpus 2 lock workload frozen
 	$(LAB) --guest systemd --host-kernel 6.12 --kernel 6.1 --cpus 2 lock workload frozen free-space
 	$(LAB) --guest systemd --cpus 2 kept switches refusals locked-down hosts-say-no fuzzed
-	$(LAB) --guest systemd --cpus 2 level-text
+	$(LAB) --guest systemd --cpus 2 level-text level-cost
 	for kernel in 6.1 6.12 7.2; do $(LAB) --kvm unenforced --guest systemd --kernel $$kernel --cpus 2 handed-over || exit; done
 	$(LAB) --guest systemd witnessed replayed
 	$(LAB) --guest installed --cpus 2 service

@@ -67,9 +67,9 @@ def test_a_life_is_what_guest_and_host_did_in_it() -> None:
 @pytest.mark.parametrize(
     ("row", "named"),
     [
-        (replace(OPEN, work=1.02e9, idle_exits=1200, lock=1e9), []),
+        (replace(OPEN, work=1.02e9, idle_exits=2500, lock=1e9), []),
         (replace(OPEN, work=1.04e9), ["later: its work "]),
-        (replace(OPEN, idle_exits=1201), ["later: idle, "]),
+        (replace(OPEN, idle_exits=2501), ["later: idle, "]),
     ],
 )
 def test_a_seal_costs_nothing_afterwards(row: Life, named: list[str]) -> None:
