@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 
 from .scenario import EFAULT, EINVAL, EOPNOTSUPP, EPERM, Scenario, Setting, same
-from .stores import JUDGING, PAGE, REFUSED
+from .stores import JUDGING, PAGE, REFUSED, judged
 
 SCENARIOS: tuple[Scenario, ...] = (
-    Scenario(
+    judged(
         "stores-scattered",
         "text in page frames that lie apart is one text, and a site may lie over their border",
         PAGE
@@ -55,11 +55,8 @@ SCENARIOS: tuple[Scenario, ...] = (
             "pages": "1 2",
             "alive": "ran ran ran",
         },
-        JUDGING,
-        slow=True,
-        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-scattered"),
     ),
-    Scenario(
+    judged(
         "stores-meanwhile",
         "pages are handed over while CPUs patch them, or a device writes there: no store is lost, none comes late",
         """
@@ -84,12 +81,9 @@ SCENARIOS: tuple[Scenario, ...] = (
             "complaints": "0",
             "alive": "ran 1",
         },
-        JUDGING,
-        slow=True,
         cpus=2,
-        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-meanwhile"),
     ),
-    Scenario(
+    judged(
         "stores-reboots",
         "ten boots in a row hand their text over, each time the next kernel has all of its own again, and patches it",
         PAGE
@@ -117,11 +111,8 @@ SCENARIOS: tuple[Scenario, ...] = (
             **same(" ".join(f"page-{stage}" for stage in range(1, 11)), f"0 {REFUSED}"),
             **same(" ".join(f"flipped-{stage}" for stage in range(1, 11)), "done counted"),
         },
-        JUDGING,
-        slow=True,
-        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-reboots"),
     ),
-    Scenario(
+    judged(
         "stores-malformed",
         "lists of text that break the contract get its errors, and nothing is taken",
         """
@@ -184,11 +175,8 @@ SCENARIOS: tuple[Scenario, ...] = (
             "data": f"0 {REFUSED} stored",
             "good": "0",
         },
-        JUDGING,
-        slow=True,
-        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-malformed"),
     ),
-    Scenario(
+    judged(
         "stores-race",
         "a kernel's whole text is handed over while another CPU patches it, and while dirty pages are logged",
         """
@@ -238,10 +226,8 @@ SCENARIOS: tuple[Scenario, ...] = (
             "complaints": "0",
             "alive": "ran 1",
         },
-        JUDGING,
-        slow=True,
         cpus=2,
-        setting=Setting(kvm="mbecguard_text=log", own_guest="stores-race"),
+        mode="log",
     ),
     Scenario(
         "text-not-taken",

@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 
 from ..layers import Host
-from ..machines import LADEN
+from ..machines import LADEN, MICROVM, Machine
+from ..verdict import Expected
 from .scenario import EPERM, Scenario, Setting, same
 
 #: Level text needs no MBEC: an unenforced host judges stores as any other.
@@ -58,6 +59,21 @@ def _by_others(when: str) -> str:
 
 def _seen(when: str, value: str) -> dict[str, str | re.Pattern[str]]:
     return same(" ".join(f"{name}-{when}" for name in BY_OTHERS.split()), value)
+
+
+def judged(
+    name: str,
+    about: str,
+    script: str,
+    expect: Expected,
+    *,
+    cpus: int = 1,
+    mode: str = "enforce",
+    machine: Machine = MICROVM,
+) -> Scenario:
+    """What hands text over for good: in a guest of its own, and therefore slow."""
+    setting = Setting(kvm=f"mbecguard_text={mode}", own_guest=name, machine=machine)
+    return Scenario(name, about, script, expect, JUDGING, slow=True, cpus=cpus, setting=setting)
 
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -138,7 +154,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         JUDGING,
         setting=ENFORCED,
     ),
-    Scenario(
+    judged(
         "stores-devices",
         "balloon, disk and a vhost network card write to a page of text: the guest sees it until it is handed over",
         """
@@ -191,11 +207,9 @@ SCENARIOS: tuple[Scenario, ...] = (
             "holds": f"{REFUSED} ran 1",
             "alive": "ran ran",
         },
-        JUDGING,
-        slow=True,
-        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-devices", machine=LADEN),
+        machine=LADEN,
     ),
-    Scenario(
+    judged(
         "stores-cost",
         "what a store to text costs where it is judged, in cycles of the machine, a whole exit with the emulator",
         PAGE
@@ -208,9 +222,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         fact stores "$(word 16) $(word 17)"
         """,
         {"before": re.compile("[0-9]+"), "add": "0", "after": re.compile("[1-9][0-9]+"), "stores": "3000 0"},
-        JUDGING,
-        slow=True,
-        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-cost"),
     ),
     Scenario(
         "stores-log",
@@ -265,7 +276,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         slow=True,
         setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-storm"),
     ),
-    Scenario(
+    judged(
         "stores-refused",
         "a patch of Linux's own that the host refuses ends its task and later patches, and the host tells where",
         """
@@ -290,9 +301,6 @@ SCENARIOS: tuple[Scenario, ...] = (
             "told": re.compile("1 *"),
             "alive": "ran ran",
         },
-        JUDGING,
-        slow=True,
         cpus=2,
-        setting=Setting(kvm="mbecguard_text=enforce", own_guest="stores-refused"),
     ),
 )
